@@ -1,0 +1,1 @@
+//! Rigs for the tests on a real kernel.
