@@ -1,7 +1,7 @@
 //! The `redial` command: arguments in, exit code out.
 
-mod reason;
+use std::process::ExitCode;
 
-fn main() {
-    let _ = (reason::Reason::ALL, reason::AttemptOutcome::ALL);
+fn main() -> ExitCode {
+    redial::cli::main()
 }

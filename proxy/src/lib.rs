@@ -1,0 +1,14 @@
+//! redial's agent, as a library: everything but the process itself, so that tests and fuzz targets can reach it.
+//!
+//! The path of a connection is a straight line through these modules; ARCHITECTURE.md draws it.
+
+pub mod agent;
+pub mod cli;
+pub mod dialect;
+pub mod endpoint;
+pub mod intercept;
+pub mod observe;
+pub mod policy;
+pub mod reason;
+pub mod retry;
+pub mod tcp;
