@@ -1,1 +1,39 @@
-fn main() {}
+//! What a developer or CI runs. Each command has a file of its own and nothing is shared but [`shell`] and [`toolchain`].
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a task tells the person who started it what it does"
+)]
+
+mod build_ebpf;
+mod shell;
+mod toolchain;
+
+use anyhow::Result;
+use clap::Parser;
+use std::process::ExitCode;
+
+/// redial's tasks.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    /// Build the kernel programs into target/bpf/redial-ebpf.o.
+    BuildEbpf,
+}
+
+fn main() -> ExitCode {
+    match run(&Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::BuildEbpf => build_ebpf::run(),
+    }
+}
