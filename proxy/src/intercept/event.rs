@@ -1,0 +1,106 @@
+//! What the kernel programs report, read from their ring buffer.
+
+use super::{address::OriginalDestination, packet::Syn, programs::Original};
+use aya::maps::{MapData, RingBuf};
+use redial_ebpf::{EVENT_GONE, EVENT_HANDSHAKE, EVENT_UNKNOWN_NETNS};
+use std::{io, mem};
+use tokio::io::unix::AsyncFd;
+
+/// A held handshake: the client waits in SYN_SENT until its SYN is released or answered.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    pub socket_cookie: u64,
+    pub netns_cookie: u64,
+    pub cgroup_id: u64,
+    pub destination: OriginalDestination,
+    /// SO_MARK of the client's socket, which the upstream socket is given too.
+    pub mark: u32,
+    pub syn: Syn,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    Handshake(Box<Handshake>),
+    /// A client whose handshake was held is no longer waiting.
+    Gone {
+        socket_cookie: u64,
+    },
+    /// A process of an enrolled cgroup connected from a network namespace where no engine listens.
+    UnknownNetns {
+        netns_cookie: u64,
+        cgroup_id: u64,
+    },
+    /// A SYN that could not be read. Its client can only wait for its own timeout.
+    Unreadable {
+        socket_cookie: u64,
+    },
+}
+
+/// The ring buffer, as a stream.
+pub struct EventStream {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl EventStream {
+    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+        Ok(Self { ring: AsyncFd::new(ring)? })
+    }
+
+    /// Waits for events, and hands over all that are there.
+    pub async fn next_batch(&mut self, mut each: impl FnMut(Event)) -> io::Result<()> {
+        let mut ready = self.ring.readable_mut().await?;
+        while let Some(item) = ready.get_inner_mut().next() {
+            if let Some(event) = decode(&item) {
+                drop(item);
+                each(event);
+            }
+        }
+        ready.clear_ready();
+        Ok(())
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<Event> {
+    if bytes.len() < mem::size_of::<redial_ebpf::Event>() {
+        return None;
+    }
+    // SAFETY: the slice is long enough, any bit pattern is a valid `Event`, and the read does not assume alignment.
+    #[expect(unsafe_code, reason = "the kernel side wrote this very type")]
+    let raw = unsafe { bytes.as_ptr().cast::<redial_ebpf::Event>().read_unaligned() };
+    let original = Original::from(&raw.original);
+    let socket_cookie = original.socket_cookie;
+    match raw.kind {
+        EVENT_HANDSHAKE => {
+            let len = usize::try_from(raw.syn_len).ok()?;
+            let event = match raw.syn.get(..len).and_then(Syn::parse) {
+                Some(syn) => Event::Handshake(Box::new(Handshake {
+                    socket_cookie,
+                    netns_cookie: raw.netns_cookie,
+                    cgroup_id: original.cgroup_id,
+                    destination: original.destination,
+                    mark: original.mark,
+                    syn,
+                })),
+                None => Event::Unreadable { socket_cookie },
+            };
+            Some(event)
+        }
+        EVENT_GONE => Some(Event::Gone { socket_cookie }),
+        EVENT_UNKNOWN_NETNS => {
+            Some(Event::UnknownNetns { netns_cookie: raw.netns_cookie, cgroup_id: original.cgroup_id })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+            let _ = decode(&bytes);
+        }
+    }
+}

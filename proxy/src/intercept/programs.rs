@@ -1,0 +1,348 @@
+//! The kernel programs: loading them, attaching them to a workload's cgroup, and the maps that steer them.
+
+use super::{
+    address::{OriginalDestination, endpoint, octets},
+    cgroup::Cgroup,
+    event::EventStream,
+    netns::NetworkNamespace,
+};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, SockOps,
+        cgroup_skb::CgroupSkbLink, cgroup_sock_addr::CgroupSockAddrLink, sock_ops::SockOpsLink,
+    },
+};
+use ipnet::IpNet;
+use redial_ebpf::{
+    ClientKey, Counter, ENGINE_FULL, ENGINE_HELD, Engine, VERDICT_CONNECTED, VERDICT_TIMED_OUT, Verdict,
+};
+use serde::Serialize;
+use std::{fs::File, io, net::SocketAddr};
+
+include!(concat!(env!("OUT_DIR"), "/programs.rs"));
+
+const CONNECT4: &str = "redial_connect4";
+const CONNECT6: &str = "redial_connect6";
+const NAMES: [&str; 4] =
+    ["redial_getpeername4", "redial_getpeername6", "redial_getsockname4", "redial_getsockname6"];
+const SOCKOPS: &str = "redial_sockops";
+const EGRESS: &str = "redial_egress";
+
+/// When a client's connect() is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HandshakeMode {
+    /// When the upstream's answer is known.
+    #[default]
+    Held,
+    /// At once, before the upstream connection is made.
+    Eager,
+}
+
+/// Destinations that are never intercepted.
+#[derive(Clone, Debug, Default)]
+pub struct Exclusions {
+    pub ports: Vec<u16>,
+    pub ranges: Vec<IpNet>,
+}
+
+/// What a kernel program noted about a redirected connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Original {
+    pub socket_cookie: u64,
+    pub cgroup_id: u64,
+    pub destination: OriginalDestination,
+    pub mark: u32,
+}
+
+/// The loaded programs and their maps. Dropping it takes everything out of the kernel.
+pub struct Programs {
+    ebpf: Ebpf,
+    engines: HashMap<MapData, u64, Engine>,
+    verdicts: HashMap<MapData, u64, Verdict>,
+    originals: HashMap<MapData, ClientKey, redial_ebpf::Original>,
+    counters: PerCpuArray<MapData, u64>,
+    handshake: HandshakeMode,
+    full: bool,
+}
+
+/// The links that make a cgroup a workload. Dropping it detaches the programs.
+#[derive(Debug)]
+pub struct Attachment {
+    intake: Option<Intake>,
+    _names: Vec<CgroupSockAddrLink>,
+    _sockops: SockOpsLink,
+    _egress: Option<CgroupSkbLink>,
+}
+
+/// The links that bring new connections in. Dropped first when another agent takes over.
+#[derive(Debug)]
+pub struct Intake {
+    _connect: Vec<CgroupSockAddrLink>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum InterceptError {
+    #[error(
+        "this redial was built without its kernel programs; run `cargo xtask build-ebpf` and build it again"
+    )]
+    NoObject,
+    #[error("cannot load the kernel programs: {0}")]
+    Load(#[source] EbpfError),
+    #[error("the kernel does not accept the program {program} ({needs}): {source}")]
+    Unsupported { program: &'static str, needs: &'static str, source: ProgramError },
+    #[error("cannot attach {program} to the cgroup {cgroup}: {source}")]
+    Attach { program: &'static str, cgroup: String, source: ProgramError },
+    #[error("cannot open the cgroup {cgroup}: {source}")]
+    Cgroup { cgroup: String, source: io::Error },
+    #[error("the kernel programs and this agent do not fit together: {0}")]
+    Mismatch(&'static str),
+    #[error("cannot write to the map {map}: {source}")]
+    Map { map: &'static str, source: MapError },
+    #[error("cannot read the kernel's events: {0}")]
+    Events(io::Error),
+}
+
+impl Programs {
+    /// Loads the programs. Nothing is intercepted before [`Programs::attach`].
+    pub fn load(
+        handshake: HandshakeMode,
+        exclusions: &Exclusions,
+    ) -> Result<(Self, EventStream), InterceptError> {
+        let object = OBJECT.ok_or(InterceptError::NoObject)?;
+        let mut ebpf = EbpfLoader::new().load(object).map_err(InterceptError::Load)?;
+        for name in [CONNECT4, CONNECT6] {
+            load_sock_addr(&mut ebpf, name, "cgroup connect hooks, Linux 4.17")?;
+        }
+        for name in NAMES {
+            load_sock_addr(&mut ebpf, name, "cgroup getpeername and getsockname hooks, Linux 5.8")?;
+        }
+        let needs = "socket storage in sock_ops programs, Linux 5.10";
+        program::<SockOps>(&mut ebpf, SOCKOPS)?.load().map_err(|source| InterceptError::Unsupported {
+            program: SOCKOPS,
+            needs,
+            source,
+        })?;
+        if handshake == HandshakeMode::Held {
+            let needs = "a held handshake takes cgroup_skb programs with socket storage and a ring buffer, Linux \
+                         5.10; `--handshake eager` does without";
+            program::<CgroupSkb>(&mut ebpf, EGRESS)?
+                .load()
+                .map_err(|source| InterceptError::Unsupported { program: EGRESS, needs, source })?;
+        }
+        let events = RingBuf::try_from(take(&mut ebpf, redial_ebpf::EVENTS)?).map_err(map_error("EVENTS"))?;
+        let events = EventStream::new(events).map_err(InterceptError::Events)?;
+        exclude(&mut ebpf, exclusions)?;
+        let programs = Self {
+            engines: HashMap::try_from(take(&mut ebpf, redial_ebpf::ENGINES)?)
+                .map_err(map_error("ENGINES"))?,
+            verdicts: HashMap::try_from(take(&mut ebpf, redial_ebpf::VERDICTS)?)
+                .map_err(map_error("VERDICTS"))?,
+            originals: HashMap::try_from(take(&mut ebpf, redial_ebpf::ORIGINALS)?)
+                .map_err(map_error("ORIGINALS"))?,
+            counters: PerCpuArray::try_from(take(&mut ebpf, redial_ebpf::COUNTERS)?)
+                .map_err(map_error("COUNTERS"))?,
+            ebpf,
+            handshake,
+            full: false,
+        };
+        Ok((programs, events))
+    }
+
+    /// Attaches every program to a cgroup. The connect hooks come last, so that no connection is redirected before
+    /// everything that it needs is in place.
+    pub fn attach(&mut self, cgroup: &Cgroup) -> Result<Attachment, InterceptError> {
+        let directory = cgroup
+            .open_directory()
+            .map_err(|source| InterceptError::Cgroup { cgroup: cgroup.name().to_owned(), source })?;
+        let name = cgroup.name();
+        let sockops = self.attach_sockops(&directory, name)?;
+        let egress = match self.handshake {
+            HandshakeMode::Held => Some(self.attach_egress(&directory, name)?),
+            HandshakeMode::Eager => None,
+        };
+        let names = NAMES
+            .into_iter()
+            .map(|program| self.attach_sock_addr(program, &directory, name))
+            .collect::<Result<_, _>>()?;
+        let connect = [CONNECT4, CONNECT6]
+            .into_iter()
+            .map(|program| self.attach_sock_addr(program, &directory, name))
+            .collect::<Result<_, _>>()?;
+        let intake = Some(Intake { _connect: connect });
+        Ok(Attachment { intake, _names: names, _sockops: sockops, _egress: egress })
+    }
+
+    /// Tells the programs where the engine of a network namespace listens.
+    pub fn set_engine(
+        &mut self,
+        namespace: &NetworkNamespace,
+        v4: Option<SocketAddr>,
+        v6: Option<SocketAddr>,
+    ) -> Result<(), InterceptError> {
+        let engine = Engine {
+            port_v4: v4.map_or(0, |address| address.port()),
+            port_v6: v6.map_or(0, |address| address.port()),
+            flags: self.flags(),
+        };
+        self.engines.insert(namespace.cookie(), engine, 0).map_err(map_error("ENGINES"))
+    }
+
+    pub fn remove_engine(&mut self, namespace: &NetworkNamespace) {
+        // It may be gone already: only its absence matters.
+        let _ = self.engines.remove(&namespace.cookie());
+    }
+
+    /// Lets new connections go direct while the agent is at its bound, and takes them again afterwards.
+    pub fn set_full(&mut self, full: bool) -> Result<(), InterceptError> {
+        if self.full == full {
+            return Ok(());
+        }
+        self.full = full;
+        let flags = self.flags();
+        let entries: Vec<(u64, Engine)> = self.engines.iter().filter_map(Result::ok).collect();
+        for (cookie, engine) in entries {
+            self.engines.insert(cookie, Engine { flags, ..engine }, 0).map_err(map_error("ENGINES"))?;
+        }
+        Ok(())
+    }
+
+    /// The upstream connection exists: getsockname() answers with `local`, and the client's SYNs pass.
+    pub fn connected(&mut self, socket_cookie: u64, local: SocketAddr) -> Result<(), InterceptError> {
+        let verdict = Verdict { local: endpoint(local), kind: VERDICT_CONNECTED, _pad: 0 };
+        self.verdicts.insert(socket_cookie, verdict, 0).map_err(map_error("VERDICTS"))
+    }
+
+    /// Nothing answered: the client's connect() ends with ETIMEDOUT when its SYN timer next fires.
+    pub fn timed_out(&mut self, socket_cookie: u64) -> Result<(), InterceptError> {
+        let verdict = Verdict { kind: VERDICT_TIMED_OUT, ..Verdict::default() };
+        self.verdicts.insert(socket_cookie, verdict, 0).map_err(map_error("VERDICTS"))
+    }
+
+    /// Forgets what was decided about a client that has gone.
+    pub fn forget(&mut self, socket_cookie: u64) {
+        let _ = self.verdicts.remove(&socket_cookie);
+    }
+
+    /// Where a connection that was accepted without a held handshake was meant to go. Answers once.
+    pub fn take_original(&mut self, namespace: &NetworkNamespace, client: SocketAddr) -> Option<Original> {
+        let key = ClientKey {
+            netns_cookie: namespace.cookie(),
+            port: client.port(),
+            family: if client.is_ipv4() { 4 } else { 6 },
+            _pad: 0,
+        };
+        let original = self.originals.get(&key, 0).ok()?;
+        let _ = self.originals.remove(&key);
+        Some(Original::from(&original))
+    }
+
+    /// What the programs did so far, summed over the processors, in the order of [`Counter::ALL`].
+    #[must_use]
+    pub fn counters(&self) -> [u64; Counter::ALL.len()] {
+        Counter::ALL.map(|counter| {
+            // A fieldless enum's value is its index.
+            #[expect(clippy::as_conversions, reason = "an enum's discriminant has no other reading")]
+            let index = counter as u32;
+            self.counters.get(&index, 0).map_or(0, |values| values.iter().sum())
+        })
+    }
+
+    fn flags(&self) -> u32 {
+        let held = if self.handshake == HandshakeMode::Held { ENGINE_HELD } else { 0 };
+        let full = if self.full { ENGINE_FULL } else { 0 };
+        held | full
+    }
+
+    fn attach_sock_addr(
+        &mut self,
+        name: &'static str,
+        directory: &File,
+        cgroup: &str,
+    ) -> Result<CgroupSockAddrLink, InterceptError> {
+        let program = program::<CgroupSockAddr>(&mut self.ebpf, name)?;
+        program
+            .attach(directory, CgroupAttachMode::Single)
+            .and_then(|link| program.take_link(link))
+            .map_err(|source| InterceptError::Attach { program: name, cgroup: cgroup.to_owned(), source })
+    }
+
+    fn attach_sockops(&mut self, directory: &File, cgroup: &str) -> Result<SockOpsLink, InterceptError> {
+        let program = program::<SockOps>(&mut self.ebpf, SOCKOPS)?;
+        program
+            .attach(directory, CgroupAttachMode::Single)
+            .and_then(|link| program.take_link(link))
+            .map_err(|source| InterceptError::Attach { program: SOCKOPS, cgroup: cgroup.to_owned(), source })
+    }
+
+    fn attach_egress(&mut self, directory: &File, cgroup: &str) -> Result<CgroupSkbLink, InterceptError> {
+        let program = program::<CgroupSkb>(&mut self.ebpf, EGRESS)?;
+        program
+            .attach(directory, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)
+            .and_then(|link| program.take_link(link))
+            .map_err(|source| InterceptError::Attach { program: EGRESS, cgroup: cgroup.to_owned(), source })
+    }
+}
+
+impl Attachment {
+    /// Takes the links that bring new connections in. Dropping them sends new connections past this agent, while
+    /// those that it has are served on.
+    pub fn take_intake(&mut self) -> Option<Intake> {
+        self.intake.take()
+    }
+}
+
+impl From<&redial_ebpf::Original> for Original {
+    fn from(raw: &redial_ebpf::Original) -> Self {
+        Self {
+            socket_cookie: raw.socket_cookie,
+            cgroup_id: raw.cgroup_id,
+            destination: OriginalDestination::from(&raw.destination),
+            mark: raw.mark,
+        }
+    }
+}
+
+fn load_sock_addr(ebpf: &mut Ebpf, name: &'static str, needs: &'static str) -> Result<(), InterceptError> {
+    program::<CgroupSockAddr>(ebpf, name)?.load().map_err(|source| InterceptError::Unsupported {
+        program: name,
+        needs,
+        source,
+    })
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, InterceptError>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(InterceptError::Mismatch("a program is missing or of another type"))
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, InterceptError> {
+    ebpf.take_map(name).ok_or(InterceptError::Mismatch("a map is missing"))
+}
+
+fn map_error(map: &'static str) -> impl Fn(MapError) -> InterceptError {
+    move |source| InterceptError::Map { map, source }
+}
+
+fn exclude(ebpf: &mut Ebpf, exclusions: &Exclusions) -> Result<(), InterceptError> {
+    let mut ports: HashMap<MapData, u16, u8> =
+        HashMap::try_from(take(ebpf, redial_ebpf::EXCLUDED_PORTS)?).map_err(map_error("EXCLUDED_PORTS"))?;
+    for port in &exclusions.ports {
+        ports.insert(port, 1, 0).map_err(map_error("EXCLUDED_PORTS"))?;
+    }
+    let mut ranges: LpmTrie<MapData, [u8; 16], u32> =
+        LpmTrie::try_from(take(ebpf, redial_ebpf::EXCLUDED_RANGES)?).map_err(map_error("EXCLUDED_RANGES"))?;
+    for range in &exclusions.ranges {
+        let prefix = u32::from(range.prefix_len()) + if range.network().is_ipv4() { 96 } else { 0 };
+        ranges
+            .insert(&Key::new(prefix, octets(range.network())), 1, 0)
+            .map_err(map_error("EXCLUDED_RANGES"))?;
+    }
+    Ok(())
+}
