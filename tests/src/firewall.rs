@@ -1,0 +1,123 @@
+//! How the network in front of a server misbehaves, as nftables rules, and what it saw.
+//!
+//! It counts every SYN before any rule applies, so an attempt that is dropped or refused is seen too.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::netns::Netns;
+
+/// The nftables table of one namespace.
+#[derive(Debug)]
+pub struct Firewall<'a> {
+    netns: &'a Netns,
+}
+
+/// What happens to a SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing ever answers.
+    Drop,
+    /// RST.
+    Refuse,
+    /// The first `.0` of every `.1` SYNs get RST.
+    RefuseFirst(u32, u32),
+}
+
+impl<'a> Firewall<'a> {
+    pub fn new(netns: &'a Netns) -> Result<Self> {
+        let firewall = Self { netns };
+        firewall.nft(
+            "table inet rig {
+                 set attempts { type inet_service . inet_service; flags dynamic; size 65535; }
+                 chain count {
+                     type filter hook prerouting priority raw;
+                     tcp flags & (fin|syn|rst|ack) == syn update @attempts { tcp dport . tcp sport counter }
+                 }
+                 chain fate { type filter hook input priority filter; }
+             }",
+        )?;
+        Ok(firewall)
+    }
+
+    /// Decides what happens to SYNs for a port from now on.
+    pub fn set(&self, port: u16, fate: Fate) -> Result<()> {
+        let rule = match fate {
+            Fate::Drop => "drop".to_owned(),
+            Fate::Refuse => "reject with tcp reset".to_owned(),
+            Fate::RefuseFirst(refused, of) => {
+                format!("numgen inc mod {of} < {refused} reject with tcp reset")
+            }
+        };
+        self.nft(&format!("add rule inet rig fate tcp dport {port} tcp flags & (syn|ack) == syn {rule}"))
+    }
+
+    /// Lets everything pass again.
+    pub fn clear(&self) -> Result<()> {
+        self.nft("flush chain inet rig fate")
+    }
+
+    /// For each destination port, how many connections were tried: each has a source port of its own, and a SYN that
+    /// was sent again counts once.
+    pub fn attempts(&self) -> Result<BTreeMap<u16, usize>> {
+        let mut attempts = BTreeMap::new();
+        for (port, _syns) in self.seen()? {
+            *attempts.entry(port).or_insert(0) += 1;
+        }
+        Ok(attempts)
+    }
+
+    /// How many connections to one port were tried.
+    pub fn attempts_to(&self, port: u16) -> Result<usize> {
+        Ok(self.attempts()?.get(&port).copied().unwrap_or(0))
+    }
+
+    /// How many SYNs came for one port, those that were sent again included.
+    pub fn syns_to(&self, port: u16) -> Result<u64> {
+        Ok(self.seen()?.into_iter().filter(|(seen, _)| *seen == port).map(|(_, syns)| syns).sum())
+    }
+
+    /// (destination port, SYNs) for each pair of ports.
+    fn seen(&self) -> Result<Vec<(u16, u64)>> {
+        let output = self.netns.run(|| {
+            Command::new("nft")
+                .args(["-j", "list", "set", "inet", "rig", "attempts"])
+                .output()
+                .context("running nft")
+        })?;
+        let listing: Value = serde_json::from_slice(&output.stdout).context("reading nft's JSON")?;
+        let elements = listing["nftables"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry["set"]["elem"].as_array())
+            .flatten();
+        elements
+            .map(|entry| {
+                let element = &entry["elem"];
+                let port = element["val"]["concat"][0].as_u64().and_then(|port| u16::try_from(port).ok());
+                let syns = element["counter"]["packets"].as_u64();
+                port.zip(syns).with_context(|| format!("a set element that is not ours: {entry}"))
+            })
+            .collect()
+    }
+
+    fn nft(&self, ruleset: &str) -> Result<()> {
+        let mut command = Command::new("nft");
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut nft =
+            self.netns.spawn(&mut command).context("running nft; `cargo xtask setup` installs nftables")?;
+        nft.stdin.take().context("nft has no input")?.write_all(ruleset.as_bytes())?;
+        let output = nft.wait_with_output()?;
+        ensure!(
+            output.status.success(),
+            "nft refused a rule: {}\n{ruleset}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+}

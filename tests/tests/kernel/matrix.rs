@@ -1,0 +1,398 @@
+//! Every way a connect can fail, for every kind of client: what `connect()` says and when, and how many attempts the
+//! server saw. Each row runs without redial too, which is the oracle for what the row's network does.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use redial_tests::agent::{Agent, Options, Record};
+use redial_tests::dial::{Dial, Dialled, Wait};
+use redial_tests::firewall::{Fate, Firewall};
+use redial_tests::router::{Router, Unreachable};
+use redial_tests::script::{Played, Step};
+use redial_tests::upstream::{FullBacklog, Upstream};
+use redial_tests::world::{Family, World};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Refused,
+    DroppedSyn,
+    /// A router says so.
+    HostUnreachable,
+    /// Nobody answers to ARP or neighbour discovery.
+    NoSuchHost,
+    /// A router says so.
+    NetworkUnreachable,
+    NoRoute,
+    FullBacklog,
+    UpAfterASecond,
+    /// Refuses for longer than the patient policy has attempts.
+    NeverUp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    Blocking,
+    Epoll,
+    ShortTimeout,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Direct,
+    Held,
+    Eager,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    fault: Fault,
+    family: Family,
+    client: Client,
+    way: Way,
+    port: u16,
+}
+
+/// What must come of a row.
+#[derive(Debug)]
+struct Expected {
+    errno: Option<&'static str>,
+    connect_ms: Range<u64>,
+    /// Once connected: what receiving the server's greeting comes to.
+    receive: Option<Received>,
+    /// The outcomes of redial's attempts; `Direct` has none.
+    attempts: Attempts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Received {
+    Greeting,
+    Reset,
+    /// The client stopped waiting.
+    Nothing,
+}
+
+#[derive(Debug)]
+enum Attempts {
+    /// redial has no part in it: the server sees so many.
+    Direct(usize),
+    /// So many, each with this outcome.
+    All(usize, &'static str),
+    /// Fewer than so many with this outcome, and then one with that.
+    Until(&'static str, usize, &'static [&'static str]),
+}
+
+const FAULTS: [Fault; 9] = [
+    Fault::Refused,
+    Fault::DroppedSyn,
+    Fault::HostUnreachable,
+    Fault::NoSuchHost,
+    Fault::NetworkUnreachable,
+    Fault::NoRoute,
+    Fault::FullBacklog,
+    Fault::UpAfterASecond,
+    Fault::NeverUp,
+];
+const CLIENTS: [Client; 3] = [Client::Blocking, Client::Epoll, Client::ShortTimeout];
+const GREETING: &str = "hello\n";
+
+/// How long the client with the short time-out waits: longer than three refused attempts take on a busy machine,
+/// shorter than everything that is decided by a timer.
+const SHORT_MS: u64 = 400;
+/// How long the kernel looks for a host that is not there.
+const NEIGHBOUR_MS: &str = "800";
+/// Less than the kernel's first SYN timer, so that each attempt sends one SYN.
+const THREE_ATTEMPTS: &str = "
+apiVersion: redial.dev/v1alpha1
+kind: RetryPolicy
+metadata: {name: three}
+spec:
+  tcp: {maxConnectAttempts: 3, connectTimeout: 900ms, backOff: {baseInterval: 25ms, maxInterval: 50ms}}
+  budget: {percent: 100, minPerSecond: 1000}
+";
+
+const AT_ONCE: Range<u64> = 0..900;
+const AT_THE_SHORT_TIMEOUT: Range<u64> = SHORT_MS..900;
+/// The kernel's SYN timers in these worlds: one repeat after 1 s, the end after 3 s.
+const AT_THE_LAST_SYN_TIMER: Range<u64> = 2900..4000;
+
+#[test]
+fn held() -> Result<()> {
+    matrix(Way::Held)
+}
+
+#[test]
+fn eager() -> Result<()> {
+    matrix(Way::Eager)
+}
+
+#[test]
+fn direct() -> Result<()> {
+    matrix(Way::Direct)
+}
+
+fn expected(row: &Row) -> Expected {
+    match row.way {
+        Way::Direct => expected_direct(row),
+        Way::Held => expected_held(row),
+        Way::Eager => expected_eager(row),
+    }
+}
+
+fn expected_direct(row: &Row) -> Expected {
+    let failed = |errno, connect_ms| Expected {
+        errno: Some(errno),
+        connect_ms,
+        receive: None,
+        attempts: Attempts::Direct(1),
+    };
+    let short = row.client == Client::ShortTimeout;
+    match row.fault {
+        Fault::Refused | Fault::UpAfterASecond | Fault::NeverUp => failed("ECONNREFUSED", AT_ONCE),
+        Fault::HostUnreachable => failed("EHOSTUNREACH", AT_ONCE),
+        Fault::NetworkUnreachable => failed("ENETUNREACH", AT_ONCE),
+        Fault::NoRoute => Expected { attempts: Attempts::Direct(0), ..failed("ENETUNREACH", AT_ONCE) },
+        Fault::NoSuchHost if short => {
+            Expected { attempts: Attempts::Direct(0), ..failed("EINPROGRESS", AT_THE_SHORT_TIMEOUT) }
+        }
+        Fault::NoSuchHost => Expected { attempts: Attempts::Direct(0), ..failed("EHOSTUNREACH", 700..2000) },
+        Fault::DroppedSyn | Fault::FullBacklog if short => failed("EINPROGRESS", AT_THE_SHORT_TIMEOUT),
+        Fault::DroppedSyn | Fault::FullBacklog => failed("ETIMEDOUT", AT_THE_LAST_SYN_TIMER),
+    }
+}
+
+fn expected_held(row: &Row) -> Expected {
+    let failed =
+        |errno, connect_ms, attempts| Expected { errno: Some(errno), connect_ms, receive: None, attempts };
+    let gave_up = |attempts| failed("EINPROGRESS", AT_THE_SHORT_TIMEOUT, attempts);
+    let short = row.client == Client::ShortTimeout;
+    match row.fault {
+        Fault::Refused => failed("ECONNREFUSED", AT_ONCE, Attempts::All(3, "refused")),
+        Fault::HostUnreachable => failed("EHOSTUNREACH", AT_ONCE, Attempts::All(3, "host-unreachable")),
+        Fault::NetworkUnreachable => failed("ENETUNREACH", AT_ONCE, Attempts::All(3, "network-unreachable")),
+        Fault::NoRoute => failed("ENETUNREACH", AT_ONCE, Attempts::All(3, "network-unreachable")),
+        Fault::NoSuchHost | Fault::DroppedSyn | Fault::FullBacklog if short => {
+            gave_up(Attempts::All(1, "cancelled"))
+        }
+        Fault::NoSuchHost => failed("EHOSTUNREACH", 2100..2900, Attempts::All(3, "host-unreachable")),
+        Fault::DroppedSyn | Fault::FullBacklog => {
+            failed("ETIMEDOUT", AT_THE_LAST_SYN_TIMER, Attempts::All(3, "timeout"))
+        }
+        Fault::UpAfterASecond | Fault::NeverUp if short => {
+            gave_up(Attempts::Until("refused", 12, &["refused", "cancelled"]))
+        }
+        Fault::UpAfterASecond => Expected {
+            errno: None,
+            connect_ms: 500..2900,
+            receive: Some(Received::Greeting),
+            attempts: Attempts::Until("refused", 40, &["connected"]),
+        },
+        Fault::NeverUp => failed("ECONNREFUSED", 100..2900, Attempts::All(12, "refused")),
+    }
+}
+
+fn expected_eager(row: &Row) -> Expected {
+    let connected =
+        |receive, attempts| Expected { errno: None, connect_ms: AT_ONCE, receive: Some(receive), attempts };
+    // A client that only stops sending is not known to be gone, so the attempts go on.
+    let after_timeout = if row.client == Client::ShortTimeout { Received::Nothing } else { Received::Reset };
+    match row.fault {
+        Fault::Refused => connected(Received::Reset, Attempts::All(3, "refused")),
+        Fault::HostUnreachable => connected(Received::Reset, Attempts::All(3, "host-unreachable")),
+        Fault::NetworkUnreachable | Fault::NoRoute => {
+            connected(Received::Reset, Attempts::All(3, "network-unreachable"))
+        }
+        Fault::NoSuchHost => connected(after_timeout, Attempts::All(3, "host-unreachable")),
+        Fault::DroppedSyn | Fault::FullBacklog => connected(after_timeout, Attempts::All(3, "timeout")),
+        Fault::UpAfterASecond => connected(
+            if row.client == Client::ShortTimeout { Received::Nothing } else { Received::Greeting },
+            Attempts::Until("refused", 40, &["connected"]),
+        ),
+        Fault::NeverUp => connected(after_timeout, Attempts::All(12, "refused")),
+    }
+}
+
+/// Runs all rows of one way, many at a time, and reports every one that is not as expected.
+fn matrix(way: Way) -> Result<()> {
+    let rows = rows(way)?;
+    let world = World::new("matrix")?;
+    world.short_syn_timers()?;
+    for family in ["ipv4", "ipv6"] {
+        world.pod.sysctl(&format!("net/{family}/neigh/eth0/mcast_solicit"), "1")?;
+        world.pod.sysctl(&format!("net/{family}/neigh/eth0/retrans_time_ms"), NEIGHBOUR_MS)?;
+    }
+    // Filling a backlog takes connections that the firewall is not to count.
+    let _full: Vec<FullBacklog> = of(&rows, Fault::FullBacklog)
+        .map(|row| FullBacklog::start(&world.server, row.destination()))
+        .collect::<Result<_>>()?;
+    let firewall = Firewall::new(&world.server)?;
+    for row in of(&rows, Fault::DroppedSyn) {
+        firewall.set(row.port, Fate::Drop)?;
+    }
+    let unreachable: Vec<(u16, Unreachable)> = of(&rows, Fault::HostUnreachable)
+        .map(|row| (row.port, Unreachable::Host))
+        .chain(of(&rows, Fault::NetworkUnreachable).map(|row| (row.port, Unreachable::Network)))
+        .collect();
+    let _router = Router::start(&world.server, &firewall, &unreachable)?;
+    let agent = match way {
+        Way::Direct => None,
+        Way::Held => Some(Agent::start_with(
+            &[&world.cgroup],
+            &Options { config: Some(&policies(&rows)), ..Options::default() },
+        )?),
+        Way::Eager => Some(Agent::start_with(
+            &[&world.cgroup],
+            &Options {
+                config: Some(&policies(&rows)),
+                arguments: &["--handshake", "eager"],
+                ..Options::default()
+            },
+        )?),
+    };
+
+    let (queue, faults) = (Mutex::new(VecDeque::from(rows)), Mutex::new(String::new()));
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                loop {
+                    let Some(row) = queue.lock().unwrap().pop_front() else { return };
+                    if let Err(error) = run(&world, &firewall, agent.as_ref(), &row) {
+                        writeln!(faults.lock().unwrap(), "{row:?}: {error:#}").unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let faults = faults.into_inner()?;
+    ensure!(faults.is_empty(), "these rows are not as expected:\n{faults}");
+    Ok(())
+}
+
+fn rows(way: Way) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for fault in FAULTS {
+        for family in Family::ALL {
+            for client in CLIENTS {
+                let port = 2000 + u16::try_from(rows.len())?;
+                rows.push(Row { fault, family, client, way, port });
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn of(rows: &[Row], fault: Fault) -> impl Iterator<Item = &Row> {
+    rows.iter().filter(move |row| row.fault == fault)
+}
+
+/// Three attempts, but more for the destinations that are down for longer.
+fn policies(rows: &[Row]) -> String {
+    let ports = |fault| of(rows, fault).map(|row| row.port.to_string()).collect::<Vec<_>>().join(", ");
+    format!(
+        "---
+apiVersion: redial.dev/v1alpha1
+kind: RetryPolicy
+metadata: {{name: up-later}}
+spec:
+  to: [{{ports: [{}]}}]
+  tcp: {{maxConnectAttempts: 40, backOff: {{baseInterval: 100ms, maxInterval: 150ms}}}}
+  budget: {{percent: 100, minPerSecond: 1000}}
+---
+apiVersion: redial.dev/v1alpha1
+kind: RetryPolicy
+metadata: {{name: never-up}}
+spec:
+  to: [{{ports: [{}]}}]
+  tcp: {{maxConnectAttempts: 12, backOff: {{baseInterval: 200ms, maxInterval: 250ms}}}}
+  budget: {{percent: 100, minPerSecond: 1000}}
+---{THREE_ATTEMPTS}",
+        ports(Fault::UpAfterASecond),
+        ports(Fault::NeverUp)
+    )
+}
+
+impl Row {
+    /// What is dialled, without the mapping.
+    fn destination(&self) -> SocketAddr {
+        let host = u8::try_from(self.port % 200).unwrap();
+        let ip: IpAddr = match (self.fault, self.family) {
+            // A neighbour of its own for each row: the kernel remembers one that was not there.
+            (Fault::NoSuchHost, Family::V4 | Family::Mapped) => Ipv4Addr::new(10, 1, 0, 50 + host).into(),
+            (Fault::NoSuchHost, Family::V6) => {
+                Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 1, u16::from(host)).into()
+            }
+            (Fault::NoRoute, Family::V4 | Family::Mapped) => Ipv4Addr::new(192, 0, 2, 1).into(),
+            (Fault::NoRoute, Family::V6) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+            (_, family) => return family.server(self.port),
+        };
+        SocketAddr::new(ip, self.port)
+    }
+}
+
+fn run(world: &World, firewall: &Firewall<'_>, agent: Option<&Agent>, row: &Row) -> Result<()> {
+    let wait = match row.client {
+        Client::Blocking => Wait::Blocking,
+        Client::Epoll => Wait::Epoll,
+        Client::ShortTimeout => Wait::AtMost(SHORT_MS),
+    };
+    let patience = if row.client == Client::ShortTimeout { SHORT_MS } else { 10_000 };
+    let dial = Dial { wait, ..Dial::to(row.family.said(row.destination())) }
+        .play(&[Step::ReceiveTimeout(patience), Step::Receive(GREETING.len())]);
+    let client =
+        if row.way == Way::Direct { world.start_dial_direct(&dial)? } else { world.start_dial(&dial)? };
+    let _up = if row.fault == Fault::UpAfterASecond {
+        thread::sleep(Duration::from_secs(1));
+        Some(Upstream::start(&world.server, row.destination(), &[Step::Send(GREETING.to_owned())])?)
+    } else {
+        None
+    };
+    let dialled = client.finish()?;
+    let expected = expected(row);
+    check_client(&dialled, &expected).with_context(|| format!("{dialled:?}"))?;
+    let record = agent.map(|agent| agent.wait_record(row.port)).transpose()?;
+    let seen = firewall.attempts_to(row.port)?;
+    check_attempts(row, &expected.attempts, record.as_ref(), seen)
+        .with_context(|| format!("the server saw {seen}, the log says {record:?}"))
+}
+
+fn check_client(dialled: &Dialled, expected: &Expected) -> Result<()> {
+    let Expected { errno, connect_ms, receive, attempts: _ } = expected;
+    ensure!(dialled.errno.as_deref() == *errno, "expected {errno:?}");
+    ensure!(connect_ms.contains(&dialled.connect_ms), "expected it in {connect_ms:?} ms");
+    let received = match dialled.step(1) {
+        None => None,
+        Some(Played::Text(text)) if text == GREETING => Some(Received::Greeting),
+        Some(Played::Failed(errno)) if errno == "ECONNRESET" => Some(Received::Reset),
+        Some(Played::Failed(errno)) if errno == "EAGAIN" => Some(Received::Nothing),
+        Some(other) => anyhow::bail!("unexpected: {other:?}"),
+    };
+    ensure!(received == *receive, "expected {receive:?}");
+    Ok(())
+}
+
+fn check_attempts(row: &Row, expected: &Attempts, record: Option<&Record>, seen: usize) -> Result<()> {
+    let outcomes = record.map(Record::outcomes).unwrap_or_default();
+    match expected {
+        Attempts::Direct(count) => {
+            ensure!(seen == *count, "expected {count} attempts");
+            return Ok(());
+        }
+        Attempts::All(count, outcome) => {
+            ensure!(outcomes == vec![*outcome; *count], "expected {count} times {outcome}");
+        }
+        Attempts::Until(outcome, bound, last) => {
+            let (end, before) = outcomes.split_last().context("no attempt")?;
+            ensure!(before.iter().all(|one| one == outcome), "expected only {outcome} before the last");
+            ensure!(outcomes.len() < *bound && last.contains(end), "expected at last one of {last:?}");
+        }
+    }
+    // Attempts that never leave the pod are known to the log alone.
+    let visible = !matches!(row.fault, Fault::NoSuchHost | Fault::NoRoute);
+    ensure!(!visible || seen == outcomes.len(), "the server and the log do not agree");
+    Ok(())
+}
