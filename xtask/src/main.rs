@@ -7,6 +7,7 @@
 )]
 
 mod build_ebpf;
+mod setup;
 mod shell;
 mod toolchain;
 
@@ -18,6 +19,8 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    /// Install what building, the demo and the tests need; safe to repeat.
+    Setup(setup::Args),
     /// Build the kernel programs into target/bpf/redial-ebpf.o.
     BuildEbpf,
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<()> {
     match command {
+        Command::Setup(args) => setup::run(args),
         Command::BuildEbpf => build_ebpf::run(),
     }
 }

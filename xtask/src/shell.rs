@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -39,6 +40,31 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
+}
+
+/// Where this machine has a program: on PATH, or in a folder that Debian leaves out of a plain user's PATH.
+pub(crate) fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let postgres = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .chain(postgres.map(|version| version.path().join("bin")))
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+/// The program, run by root: through sudo where we are not root ourselves.
+pub(crate) fn as_root(program: &str) -> Result<Command> {
+    if is_root()? {
+        return Ok(Command::new(program));
+    }
+    let mut sudo = Command::new(which("sudo").context("this needs root, and there is no sudo")?);
+    sudo.arg(program);
+    Ok(sudo)
+}
+
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(std::fs::metadata("/proc/self").context("cannot read /proc/self")?.uid() == 0)
 }
 
 /// PATH with these folders before all others.

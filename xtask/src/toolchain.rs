@@ -6,6 +6,7 @@
 
 use crate::shell;
 use anyhow::Result;
+use std::fmt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -15,6 +16,9 @@ pub(crate) const BPF_LINKER: &str = "0.13.0";
 /// The LLVM that bpf-linker is built with. It reads the compiler's bitcode, so the compiler's LLVM may not be newer.
 pub(crate) const LLVM: u32 = 22;
 
+/// The Rust that the workspace asks for, whose LLVM is not newer.
+pub(crate) const RUST: &str = env!("CARGO_PKG_RUST_VERSION");
+
 /// A Rust toolchain that has the sources of `core`, known by its sysroot.
 #[derive(Debug)]
 pub(crate) struct Toolchain {
@@ -22,10 +26,14 @@ pub(crate) struct Toolchain {
 }
 
 impl Toolchain {
-    /// The first that will do: rustup's nightly, the one in use, the distribution's.
+    /// The first that will do: the one in use, rustup's others, the distribution's.
     pub(crate) fn find() -> Option<Self> {
-        let candidates: [&[&str]; 3] =
-            [&["rustup", "run", "nightly", "rustc"], &["rustc"], &["/usr/bin/rustc"]];
+        let candidates: [&[&str]; 4] = [
+            &["rustc"],
+            &["rustup", "run", RUST, "rustc"],
+            &["rustup", "run", "nightly", "rustc"],
+            &["/usr/bin/rustc"],
+        ];
         candidates.into_iter().find_map(Self::of)
     }
 
@@ -52,6 +60,12 @@ impl Toolchain {
         cargo.env("RUSTC_BOOTSTRAP", "1");
         cargo.env("PATH", shell::path_with(&[&linker.folder, &bin])?);
         Ok(cargo)
+    }
+}
+
+impl fmt::Display for Toolchain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.sysroot.display())
     }
 }
 
