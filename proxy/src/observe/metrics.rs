@@ -134,6 +134,8 @@ impl Metrics {
             "1 where the latest reload of the policies was accepted",
             Gauge::default(),
         );
+        // An agent whose first policies are refused does not start.
+        config_last_reload_successful.set(1);
         let policies = add(redial, "policies", "Policies in force", Gauge::default());
         let workloads = add(redial, "workloads", "Enrolled workloads", Gauge::default());
         let access_log_dropped = add(
@@ -467,6 +469,7 @@ pub(super) mod tests {
     #[test]
     fn reloads_and_the_agents_own_losses() {
         let metrics = metrics();
+        assert_samples(&metrics, &[("redial_config_last_reload_successful", 1.0)]);
         metrics.config_reloaded();
         metrics.policies_in_force(3);
         metrics.config_refused();
