@@ -37,9 +37,8 @@ pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
         "-Clink-arg=--btf",
     ];
 
-    let mut cargo = toolchain.cargo(&linker)?;
+    let mut cargo = toolchain.cargo(subcommand, &linker)?;
     cargo
-        .arg(subcommand)
         .args(["--package", "redial-ebpf", "--bins", "--release"])
         .args(["-Zbuild-std=core", "--target", TARGET])
         .arg("--target-dir")

@@ -7,8 +7,10 @@
 )]
 
 mod build_ebpf;
+mod lint;
 mod setup;
 mod shell;
+mod test;
 mod toolchain;
 
 use anyhow::Result;
@@ -23,6 +25,10 @@ enum Command {
     Setup(setup::Args),
     /// Build the kernel programs into target/bpf/redial-ebpf.o.
     BuildEbpf,
+    /// Format, clippy, documentation, and the dependencies' licences and sources.
+    Lint,
+    /// Build everything and run all tests; the kernel's as root.
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,5 +45,7 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Setup(args) => setup::run(args),
         Command::BuildEbpf => build_ebpf::run(),
+        Command::Lint => lint::run(),
+        Command::Test(args) => test::run(args),
     }
 }

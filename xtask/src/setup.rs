@@ -83,6 +83,10 @@ pub(crate) fn to_lint() -> Result<()> {
             shell::run(Command::new("rustup").args(["component", "add", component]))?;
         }
     }
+    if let Some(toolchain) = Toolchain::find().filter(|toolchain| toolchain.clippy().is_none()) {
+        println!("  {toolchain} has no clippy");
+        apt::install(&["rust-web-clippy"])?;
+    }
     if cargo_deny()?.is_file() {
         there("cargo-deny", CARGO_DENY);
         return Ok(());

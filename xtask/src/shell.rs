@@ -25,6 +25,13 @@ fn non_empty(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
+/// The cargo that runs us, in the workspace.
+pub(crate) fn cargo(subcommand: &str) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.arg(subcommand).current_dir(root());
+    cargo
+}
+
 /// Says what it runs, runs it with this process's own output, and fails if it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     println!("+ {}", shown(command));

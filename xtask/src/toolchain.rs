@@ -49,16 +49,25 @@ impl Toolchain {
         (complete && llvm <= LLVM).then_some(Self { sysroot })
     }
 
+    /// This toolchain's clippy, if it has one.
+    pub(crate) fn clippy(&self) -> Option<PathBuf> {
+        Some(self.sysroot.join("bin/cargo-clippy")).filter(|program| program.is_file())
+    }
+
     /// This toolchain's cargo with this toolchain's compiler, whatever toolchain runs us.
-    pub(crate) fn cargo(&self, linker: &Linker) -> Result<Command> {
+    pub(crate) fn cargo(&self, subcommand: &str, linker: &Linker) -> Result<Command> {
         let bin = self.sysroot.join("bin");
-        let mut cargo = Command::new(bin.join("cargo"));
+        // Cargo itself would take the clippy of whatever toolchain comes first on PATH.
+        let program = self.clippy().filter(|_| subcommand == "clippy").unwrap_or_else(|| bin.join("cargo"));
+        let mut cargo = Command::new(program);
         for inherited in ["RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH"] {
             cargo.env_remove(inherited);
         }
+        cargo.env("CARGO", bin.join("cargo"));
         cargo.env("RUSTC", bin.join("rustc"));
         cargo.env("RUSTC_BOOTSTRAP", "1");
         cargo.env("PATH", shell::path_with(&[&linker.folder, &bin])?);
+        cargo.arg(subcommand);
         Ok(cargo)
     }
 }
