@@ -3,11 +3,11 @@
 //! Bulk data is one fixed pattern, repeated, whose length is prime: data that is lost, doubled, swapped or altered
 //! differs from the pattern at its position, which is checked byte by byte.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
-use std::{io, thread};
 
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
@@ -19,6 +19,8 @@ pub enum Step {
     Send(String),
     /// Receives exactly so many bytes of text.
     Receive(usize),
+    /// Receives text up to and with this ending, byte by byte.
+    ReceiveUntil(String),
     /// Receives text to the end of the stream.
     ReceiveAll,
     /// Sends back whatever comes, to the end of the stream.
@@ -27,7 +29,9 @@ pub enum Step {
     Push(u64),
     /// Receives so many bytes and checks that they are the pattern.
     Pull(u64),
-    /// Both of the above at once.
+    /// Receives to the end of the stream and checks that it is the pattern.
+    PullAll,
+    /// Push and pull at once.
     Exchange(u64),
     /// Sends the pattern until the kernel has taken nothing for half a second, and says how much it took.
     PushUntilStuck,
@@ -80,6 +84,15 @@ fn play_step(mut stream: &TcpStream, step: &Step, pause: &mut impl FnMut()) -> i
             stream.read_exact(&mut text)?;
             Ok(Played::Text(String::from_utf8_lossy(&text).into_owned()))
         }
+        Step::ReceiveUntil(ending) => {
+            let mut text = Vec::new();
+            while !text.ends_with(ending.as_bytes()) {
+                let mut byte = [0];
+                stream.read_exact(&mut byte)?;
+                text.extend(byte);
+            }
+            Ok(Played::Text(String::from_utf8_lossy(&text).into_owned()))
+        }
         Step::ReceiveAll => {
             let mut text = Vec::new();
             stream.read_to_end(&mut text)?;
@@ -99,13 +112,21 @@ fn play_step(mut stream: &TcpStream, step: &Step, pause: &mut impl FnMut()) -> i
             }
         }
         Step::Push(length) => push(stream, *length).map(|()| Played::Bytes(*length)),
-        Step::Pull(length) => pull(stream, *length).map(|()| Played::Bytes(*length)),
+        Step::Pull(length) => {
+            let received = pull(stream, *length)?;
+            if received == *length {
+                Ok(Played::Bytes(received))
+            } else {
+                Err(ErrorKind::UnexpectedEof.into())
+            }
+        }
+        Step::PullAll => pull(stream, u64::MAX).map(Played::Bytes),
         Step::Exchange(length) => thread::scope(|scope| {
             let pushing = scope.spawn(|| push(stream, *length));
             // Without this a failure here would leave the sender waiting for a peer that waits for it.
-            pull(stream, *length).inspect_err(|_| drop(stream.shutdown(Shutdown::Both)))?;
+            let received = pull(stream, *length).inspect_err(|_| drop(stream.shutdown(Shutdown::Both)))?;
             pushing.join().unwrap_or_else(|_| Err(io::Error::other("the sending thread panicked")))?;
-            Ok(Played::Bytes(*length))
+            Ok(Played::Bytes(received))
         }),
         Step::PushUntilStuck => {
             stream.set_write_timeout(Some(Duration::from_millis(500)))?;
@@ -113,7 +134,7 @@ fn play_step(mut stream: &TcpStream, step: &Step, pause: &mut impl FnMut()) -> i
             loop {
                 match stream.write(rest_of_pattern(total)) {
                     Ok(length) => total += u64::try_from(length).unwrap_or(u64::MAX),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         return Ok(Played::Bytes(total));
                     }
                     Err(error) => return Err(error),
@@ -147,7 +168,8 @@ fn push(mut stream: &TcpStream, length: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn pull(mut stream: &TcpStream, length: u64) -> io::Result<()> {
+/// Receives at most so many bytes, fewer if the stream ends.
+fn pull(mut stream: &TcpStream, length: u64) -> io::Result<u64> {
     let mut buffer = vec![0; 256 * 1024];
     let mut received = 0;
     while received < length {
@@ -156,14 +178,14 @@ fn pull(mut stream: &TcpStream, length: u64) -> io::Result<()> {
         let part = &mut buffer[..room.min(expected.len())];
         let read = stream.read(part)?;
         if read == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended early"));
+            break;
         }
         if part[..read] != expected[..read] {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("wrong data near {received}")));
+            return Err(io::Error::new(ErrorKind::InvalidData, format!("wrong data near {received}")));
         }
         received += u64::try_from(read).unwrap_or(u64::MAX);
     }
-    Ok(())
+    Ok(received)
 }
 
 /// The pattern from a position in the endless stream to the pattern's next end.

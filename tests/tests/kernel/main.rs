@@ -1,3 +1,12 @@
 //! What redial promises, on a real kernel: see the crate's own page for the rigs.
 
+mod addresses;
+mod clients;
+mod exec;
 mod matrix;
+mod observe;
+mod policy;
+mod relay;
+mod robustness;
+mod transparency;
+mod workloads;

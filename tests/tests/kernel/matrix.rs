@@ -1,11 +1,9 @@
 //! Every way a connect can fail, for every kind of client: what `connect()` says and when, and how many attempts the
 //! server saw. Each row runs without redial too, which is the oracle for what the row's network does.
 
-use std::collections::VecDeque;
-use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -136,7 +134,7 @@ fn direct() -> Result<()> {
     matrix(Way::Direct)
 }
 
-fn expected(row: &Row) -> Expected {
+fn expected(row: Row) -> Expected {
     match row.way {
         Way::Direct => expected_direct(row),
         Way::Held => expected_held(row),
@@ -144,7 +142,7 @@ fn expected(row: &Row) -> Expected {
     }
 }
 
-fn expected_direct(row: &Row) -> Expected {
+fn expected_direct(row: Row) -> Expected {
     let failed = |errno, connect_ms| Expected {
         errno: Some(errno),
         connect_ms,
@@ -166,7 +164,7 @@ fn expected_direct(row: &Row) -> Expected {
     }
 }
 
-fn expected_held(row: &Row) -> Expected {
+fn expected_held(row: Row) -> Expected {
     let failed =
         |errno, connect_ms, attempts| Expected { errno: Some(errno), connect_ms, receive: None, attempts };
     let gave_up = |attempts| failed("EINPROGRESS", AT_THE_SHORT_TIMEOUT, attempts);
@@ -174,8 +172,9 @@ fn expected_held(row: &Row) -> Expected {
     match row.fault {
         Fault::Refused => failed("ECONNREFUSED", AT_ONCE, Attempts::All(3, "refused")),
         Fault::HostUnreachable => failed("EHOSTUNREACH", AT_ONCE, Attempts::All(3, "host-unreachable")),
-        Fault::NetworkUnreachable => failed("ENETUNREACH", AT_ONCE, Attempts::All(3, "network-unreachable")),
-        Fault::NoRoute => failed("ENETUNREACH", AT_ONCE, Attempts::All(3, "network-unreachable")),
+        Fault::NetworkUnreachable | Fault::NoRoute => {
+            failed("ENETUNREACH", AT_ONCE, Attempts::All(3, "network-unreachable"))
+        }
         Fault::NoSuchHost | Fault::DroppedSyn | Fault::FullBacklog if short => {
             gave_up(Attempts::All(1, "cancelled"))
         }
@@ -196,7 +195,7 @@ fn expected_held(row: &Row) -> Expected {
     }
 }
 
-fn expected_eager(row: &Row) -> Expected {
+fn expected_eager(row: Row) -> Expected {
     let connected =
         |receive, attempts| Expected { errno: None, connect_ms: AT_ONCE, receive: Some(receive), attempts };
     // A client that only stops sending is not known to be gone, so the attempts go on.
@@ -255,21 +254,24 @@ fn matrix(way: Way) -> Result<()> {
         )?),
     };
 
-    let (queue, faults) = (Mutex::new(VecDeque::from(rows)), Mutex::new(String::new()));
-    thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| {
-                loop {
-                    let Some(row) = queue.lock().unwrap().pop_front() else { return };
-                    if let Err(error) = run(&world, &firewall, agent.as_ref(), &row) {
-                        writeln!(faults.lock().unwrap(), "{row:?}: {error:#}").unwrap();
-                    }
-                }
-            });
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut faults = Vec::new();
+        while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = run(&world, &firewall, agent.as_ref(), *row) {
+                faults.push(format!("{row:?}: {error:#}"));
+            }
         }
+        faults
+    };
+    let faults: Vec<String> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..16).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|_| vec!["a worker panicked".to_owned()]))
+            .collect()
     });
-    let faults = faults.into_inner()?;
-    ensure!(faults.is_empty(), "these rows are not as expected:\n{faults}");
+    ensure!(faults.is_empty(), "these rows are not as expected:\n{}", faults.join("\n"));
     Ok(())
 }
 
@@ -318,14 +320,14 @@ spec:
 
 impl Row {
     /// What is dialled, without the mapping.
-    fn destination(&self) -> SocketAddr {
-        let host = u8::try_from(self.port % 200).unwrap();
+    fn destination(self) -> SocketAddr {
+        let host = self.port % 200;
         let ip: IpAddr = match (self.fault, self.family) {
             // A neighbour of its own for each row: the kernel remembers one that was not there.
-            (Fault::NoSuchHost, Family::V4 | Family::Mapped) => Ipv4Addr::new(10, 1, 0, 50 + host).into(),
-            (Fault::NoSuchHost, Family::V6) => {
-                Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 1, u16::from(host)).into()
+            (Fault::NoSuchHost, Family::V4 | Family::Mapped) => {
+                Ipv4Addr::from_bits(0x0a01_0032 + u32::from(host)).into()
             }
+            (Fault::NoSuchHost, Family::V6) => Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 1, host).into(),
             (Fault::NoRoute, Family::V4 | Family::Mapped) => Ipv4Addr::new(192, 0, 2, 1).into(),
             (Fault::NoRoute, Family::V6) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
             (_, family) => return family.server(self.port),
@@ -334,7 +336,7 @@ impl Row {
     }
 }
 
-fn run(world: &World, firewall: &Firewall<'_>, agent: Option<&Agent>, row: &Row) -> Result<()> {
+fn run(world: &World, firewall: &Firewall<'_>, agent: Option<&Agent>, row: Row) -> Result<()> {
     let wait = match row.client {
         Client::Blocking => Wait::Blocking,
         Client::Epoll => Wait::Epoll,
@@ -375,7 +377,7 @@ fn check_client(dialled: &Dialled, expected: &Expected) -> Result<()> {
     Ok(())
 }
 
-fn check_attempts(row: &Row, expected: &Attempts, record: Option<&Record>, seen: usize) -> Result<()> {
+fn check_attempts(row: Row, expected: &Attempts, record: Option<&Record>, seen: usize) -> Result<()> {
     let outcomes = record.map(Record::outcomes).unwrap_or_default();
     match expected {
         Attempts::Direct(count) => {

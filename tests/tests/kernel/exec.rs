@@ -1,0 +1,223 @@
+//! `redial exec`: the command runs as if it had been started without it, and nothing stays behind.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use anyhow::{Context, Result};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use redial_tests::agent::binary;
+use redial_tests::cgroup;
+use redial_tests::firewall::{Fate, Firewall};
+use redial_tests::script::Step;
+use redial_tests::upstream::Upstream;
+use redial_tests::world::{Family, SERVER_V4, World};
+
+const PORT: u16 = 80;
+
+/// `redial exec -- sh -c SCRIPT` in the pod's network.
+fn exec(script: &str) -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    command.args(["exec", "--", "sh", "-c", script]).stdin(Stdio::null());
+    Ok(command)
+}
+
+fn run(world: &World, mut command: Command) -> Result<Output> {
+    world.pod.run(move || Ok(command.output()?))
+}
+
+/// Starts a command whose output can be read while it runs.
+fn start(world: &World, mut command: Command) -> Result<Child> {
+    world.pod.spawn(command.stdout(Stdio::piped()))
+}
+
+/// Reads what the child prints, up to a line's end.
+fn line(child: &mut Child) -> Result<String> {
+    let output = child.stdout.as_mut().context("no stdout")?;
+    let mut line = String::new();
+    let mut byte = [0];
+    while !line.ends_with('\n') {
+        output.read_exact(&mut byte)?;
+        line.push(char::from(byte[0]));
+    }
+    Ok(line.trim().to_owned())
+}
+
+/// Where the cgroup is that /proc/self/cgroup names as `0::/path`.
+fn cgroup_at(proc_line: &str) -> Result<PathBuf> {
+    let path =
+        proc_line.trim().strip_prefix("0::/").with_context(|| format!("not a cgroup2 line: {proc_line}"))?;
+    Ok(cgroup::mount()?.join(path))
+}
+
+const PRINT_CGROUP: &str = "grep ^0:: /proc/self/cgroup";
+
+#[test]
+fn the_command_is_intercepted() -> Result<()> {
+    let world = World::new("exec")?;
+    let firewall = Firewall::new(&world.server)?;
+    firewall.set(PORT, Fate::RefuseFirst(2, 1_000_000))?;
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello\n";
+    let script = [Step::ReceiveUntil("\r\n\r\n".to_owned()), Step::Send(answer.to_owned())];
+    let _server = Upstream::start(&world.server, Family::V4.server(PORT), &script)?;
+    let output = run(&world, exec(&format!("curl -sS http://{SERVER_V4}:{PORT}/"))?)?;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n", "{output:?}");
+    assert!(output.status.success());
+    assert_eq!(firewall.attempts_to(PORT)?, 3);
+    Ok(())
+}
+
+#[test]
+fn the_exit_code_passes_through() -> Result<()> {
+    let world = World::new("exec")?;
+    for code in [0, 1, 42, 255] {
+        assert_eq!(run(&world, exec(&format!("exit {code}"))?)?.status.code(), Some(code));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_command_ended_by_a_signal_gives_128_and_the_signal() -> Result<()> {
+    let world = World::new("exec")?;
+    // SIGKILL, SIGSEGV, SIGTERM.
+    for number in [9, 11, 15] {
+        let status = run(&world, exec(&format!("kill -{number} $$"))?)?.status;
+        assert_eq!(status.code(), Some(128 + number), "{status}");
+    }
+    Ok(())
+}
+
+#[test]
+fn input_and_output_pass_through_and_redial_adds_nothing() -> Result<()> {
+    let world = World::new("exec")?;
+    let mut command = exec("cat; echo complaint >&2")?;
+    command.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = start(&world, command)?;
+    child.stdin.take().context("no stdin")?.write_all(b"through\n")?;
+    let output = child.wait_with_output()?;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "through\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "complaint\n");
+    Ok(())
+}
+
+#[test]
+fn arguments_and_environment_pass_through() -> Result<()> {
+    let world = World::new("exec")?;
+    let mut command = Command::new(binary()?);
+    command.args(["exec", "--", "sh", "-c", r#"echo "$1|$2|$MARK|$PWD""#, "sh", "--config", "a b"]);
+    command.env("MARK", "kept").current_dir("/usr/bin");
+    let output = run(&world, command)?;
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "--config|a b|kept|/usr/bin\n");
+    Ok(())
+}
+
+#[test]
+fn the_terminal_passes_through_and_ctrl_c_leaves_nothing_behind() -> Result<()> {
+    let world = World::new("exec")?;
+    let terminal = openpty(None, None)?;
+    let script = format!("{PRINT_CGROUP}; test -t 0 && test -t 1 && test -t 2 && echo terminal; sleep 1000");
+    let mut command = Command::new("setsid");
+    // In a session of its own, with the new terminal as the controlling one, as in a terminal window.
+    command.args(["--ctty", "--wait"]).arg(binary()?).args(["exec", "--", "sh", "-c", &script]);
+    command.stdin(terminal.slave.try_clone()?).stdout(terminal.slave.try_clone()?).stderr(terminal.slave);
+    let mut child = world.pod.spawn(&mut command)?;
+    drop(command);
+    let mut screen = File::from(terminal.master);
+    let mut shown = String::new();
+    let mut buffer = [0; 256];
+    while !shown.contains("terminal\r\n") {
+        let length =
+            screen.read(&mut buffer).with_context(|| format!("the terminal closed after: {shown}"))?;
+        shown.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    let cgroup = cgroup_at(shown.lines().next().context("nothing")?)?;
+    assert!(cgroup.is_dir(), "{}", cgroup.display());
+
+    screen.write_all(b"\x03")?;
+    let status = child.wait()?;
+    assert_eq!(status.code(), Some(130), "{status}");
+    assert!(!cgroup.exists(), "{} stays behind", cgroup.display());
+    Ok(())
+}
+
+#[test]
+fn sigterm_reaches_the_command() -> Result<()> {
+    let world = World::new("exec")?;
+    let script = format!("trap 'echo bye; exit 7' TERM; {PRINT_CGROUP}; while :; do sleep 0.05; done");
+    let mut child = start(&world, exec(&script)?)?;
+    let cgroup = cgroup_at(&line(&mut child)?)?;
+    assert!(cgroup.is_dir());
+    kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+    assert_eq!(line(&mut child)?, "bye");
+    assert_eq!(child.wait()?.code(), Some(7));
+    assert!(!cgroup.exists(), "{} stays behind", cgroup.display());
+    Ok(())
+}
+
+#[test]
+fn it_may_be_nested() -> Result<()> {
+    let world = World::new("exec")?;
+    let redial = binary()?;
+    let firewall = Firewall::new(&world.server)?;
+    let script = format!("{PRINT_CGROUP}; '{}' exec -- sh -c '{PRINT_CGROUP}; exit 9'", redial.display());
+    let output = run(&world, exec(&script)?)?;
+    assert_eq!(output.status.code(), Some(9), "{output:?}");
+    for cgroup in String::from_utf8_lossy(&output.stdout).lines() {
+        assert!(!cgroup_at(cgroup)?.exists(), "{cgroup} stays behind");
+    }
+
+    let script = format!("'{}' exec -- curl -sS http://{SERVER_V4}:{PORT}/", redial.display());
+    let output = run(&world, exec(&script)?)?;
+    assert_eq!(output.status.code(), Some(7), "curl's code for a refused connection: {output:?}");
+    assert!(firewall.attempts_to(PORT)? >= 3);
+    Ok(())
+}
+
+#[test]
+fn a_command_that_cannot_start_says_so() -> Result<()> {
+    let world = World::new("exec")?;
+    for (command, code) in
+        [("/no/such/program", 127), ("no-such-program-in-the-path", 127), ("/etc/passwd", 126)]
+    {
+        let mut redial = Command::new(binary()?);
+        redial.args(["exec", "--", command]);
+        let output = run(&world, redial)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{command}: {said}");
+        assert!(said.contains(command), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_root_it_says_what_it_needs() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+    let redial = directory.path().join("redial");
+    fs::copy(binary()?, &redial)?;
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
+    let output = command.arg(&redial).args(["exec", "--", "true"]).current_dir("/").output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.contains("root"), "{said}");
+    assert_eq!(output.status.signal(), None);
+    Ok(())
+}
+
+/// What the command left running in its cgroup ends with it, and so the cgroup can go.
+#[test]
+fn what_the_command_leaves_running_does_not_keep_the_cgroup() -> Result<()> {
+    let world = World::new("exec")?;
+    let script = format!("{PRINT_CGROUP}; sleep 2 >/dev/null 2>&1 & exit 0");
+    let output = run(&world, exec(&script)?)?;
+    assert!(output.status.success());
+    let cgroup = cgroup_at(&String::from_utf8_lossy(&output.stdout))?;
+    assert!(!cgroup.exists(), "{} stays behind", cgroup.display());
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! What goes through an intercepted connection is what was sent, and it ends as the other side ended it.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use redial_tests::agent::{Agent, Record};
+use redial_tests::dial::{Dial, Dialled};
+use redial_tests::script::{Played, Step};
+use redial_tests::upstream::{Seen, Upstream};
+use redial_tests::world::{Family, World};
+
+const PORT: u16 = 80;
+const GIB: u64 = 1 << 30;
+
+/// Plays one connection through an agent: what the client, the server and the agent saw.
+fn connection(client: &[Step], server: &[Step]) -> Result<(Dialled, Seen, Record)> {
+    let world = World::new("relay")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    let upstream = Upstream::start(&world.server, Family::V4.server(PORT), server)?;
+    let dialled = world.dial(&Dial::to(Family::V4.server(PORT)).play(client))?;
+    assert_eq!(dialled.errno, None);
+    let seen = upstream.wait_played(1)?.remove(0);
+    Ok((dialled, seen, agent.wait_record(PORT)?))
+}
+
+fn send(text: &str) -> Step {
+    Step::Send(text.to_owned())
+}
+
+fn text(text: &str) -> Played {
+    Played::Text(text.to_owned())
+}
+
+fn failed(errno: &str) -> Played {
+    Played::Failed(errno.to_owned())
+}
+
+#[test]
+fn a_gibibyte_both_ways_at_once_is_unaltered() -> Result<()> {
+    let (client, server, record) = connection(&[Step::Exchange(GIB)], &[Step::Exchange(GIB)])?;
+    assert_eq!(client.played, [Played::Bytes(GIB)]);
+    assert_eq!(server.played, Some(vec![Played::Bytes(GIB)]));
+    assert_eq!((record.bytes_sent, record.bytes_received), (GIB, GIB));
+    assert_eq!(record.reason, "closed");
+    Ok(())
+}
+
+#[test]
+fn a_client_that_is_done_sending_still_receives() -> Result<()> {
+    let (client, server, record) = connection(
+        &[send("question"), Step::Shutdown, Step::ReceiveAll],
+        &[Step::ReceiveAll, send("answer")],
+    )?;
+    assert_eq!(server.played, Some(vec![text("question"), Played::Done]));
+    assert_eq!(client.played, [Played::Done, Played::Done, text("answer")]);
+    assert_eq!((record.bytes_sent, record.bytes_received), (8, 6));
+    assert_eq!(record.reason, "closed");
+    Ok(())
+}
+
+#[test]
+fn a_server_that_is_done_sending_still_receives() -> Result<()> {
+    let (client, server, record) = connection(
+        &[Step::ReceiveAll, send("thanks"), Step::Shutdown],
+        &[send("greeting"), Step::Shutdown, Step::ReceiveAll],
+    )?;
+    assert_eq!(client.played, [text("greeting"), Played::Done, Played::Done]);
+    assert_eq!(server.played, Some(vec![Played::Done, Played::Done, text("thanks")]));
+    assert_eq!(record.reason, "closed");
+    Ok(())
+}
+
+#[test]
+fn a_reset_by_the_client_is_a_reset_at_the_server() -> Result<()> {
+    let (_, server, record) = connection(
+        &[send("x"), Step::Receive(1), Step::Reset],
+        &[Step::Receive(1), send("y"), Step::ReceiveAll],
+    )?;
+    assert_eq!(server.played, Some(vec![text("x"), Played::Done, failed("ECONNRESET")]));
+    assert_eq!(record.reason, "client-reset");
+    Ok(())
+}
+
+#[test]
+fn a_reset_by_the_server_is_a_reset_at_the_client() -> Result<()> {
+    let (client, _, record) = connection(&[send("x"), Step::ReceiveAll], &[Step::Receive(1), Step::Reset])?;
+    assert_eq!(client.played, [Played::Done, failed("ECONNRESET")]);
+    assert_eq!(record.reason, "upstream-reset");
+    Ok(())
+}
+
+/// Data that is still under way when its sender closes arrives before the end does.
+#[test]
+fn a_close_right_after_much_data_loses_none() -> Result<()> {
+    let much = 64 << 20;
+    let (client, server, _) = connection(&[Step::Push(much)], &[Step::Sleep(300), Step::PullAll])?;
+    assert_eq!(client.played, [Played::Bytes(much)]);
+    assert_eq!(server.played, Some(vec![Played::Done, Played::Bytes(much)]));
+    Ok(())
+}
+
+#[test]
+fn an_idle_connection_stays_open() -> Result<()> {
+    let (client, server, record) = connection(
+        &[send("a"), Step::Sleep(6_000), send("b"), Step::Receive(1)],
+        &[Step::Receive(2), send("c"), Step::ReceiveAll],
+    )?;
+    assert_eq!(server.played, Some(vec![text("ab"), Played::Done, text("")]));
+    assert_eq!(client.step(3), Some(&text("c")));
+    assert_eq!(record.reason, "closed");
+    Ok(())
+}
+
+/// A server that does not read stops the client, not the agent's memory.
+#[test]
+fn a_slow_reader_stops_the_sender() -> Result<()> {
+    let world = World::new("slow")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    let server = Upstream::start(&world.server, Family::V4.server(PORT), &[Step::Pause, Step::PullAll])?;
+    let before = resident_kib(&agent)?;
+    let mut client =
+        world.start_dial(&Dial::to(Family::V4.server(PORT)).play(&[Step::PushUntilStuck, Step::Pause]))?;
+    client.wait_paused()?;
+    let grown = resident_kib(&agent)?.saturating_sub(before);
+    assert!(grown < 16 * 1024, "the agent took {grown} KiB for one connection");
+
+    server.resume(0)?;
+    client.resume()?;
+    let dialled = client.finish()?;
+    let Some(Played::Bytes(pushed)) = dialled.step(0) else { panic!("{dialled:?}") };
+    // What the kernel's buffers on both legs take at most, by far.
+    assert!(*pushed < 64 << 20, "nothing stopped the client before {pushed} bytes");
+    assert_eq!(server.wait_played(1)?[0].played, Some(vec![Played::Done, Played::Bytes(*pushed)]));
+    Ok(())
+}
+
+fn resident_kib(agent: &Agent) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

@@ -1,0 +1,271 @@
+//! An agent that dies, restarts, is replaced, or is told something wrong.
+
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use redial_tests::agent::{Agent, Options};
+use redial_tests::dial::Dial;
+use redial_tests::firewall::{Fate, Firewall};
+use redial_tests::load::{Load, now};
+use redial_tests::script::{Played, Step};
+use redial_tests::upstream::Upstream;
+use redial_tests::world::{Family, Running, World};
+
+const PORT: u16 = 80;
+const DROPPED: u16 = 81;
+const LONG: u16 = 82;
+const REFUSED: u16 = 83;
+
+/// A server for a load: each line back, then the end. The server closes first, so that its side keeps the port.
+fn line_server(world: &World) -> Result<Upstream> {
+    Upstream::start(
+        &world.server,
+        Family::V4.server(PORT),
+        &[Step::ReceiveUntil("\n".to_owned()), Step::Send("sixteen letters\n".to_owned())],
+    )
+}
+
+fn load() -> Load {
+    Load { to: Family::V4.server(PORT), threads: 4, rest_ms: 2 }
+}
+
+fn dial(port: u16) -> Dial {
+    Dial::to(Family::V4.server(port))
+}
+
+fn policy(attempts: u32) -> String {
+    format!(
+        "apiVersion: redial.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{name: p}}\nspec:\n  tcp: {{maxConnectAttempts: {attempts}}}\n"
+    )
+}
+
+#[test]
+fn killed_under_load_it_loses_what_was_open_and_nothing_else() -> Result<()> {
+    let world = World::new("kill")?;
+    let firewall = Firewall::new(&world.server)?;
+    firewall.set(DROPPED, Fate::Drop)?;
+    let server = line_server(&world)?;
+    let long = Upstream::start(
+        &world.server,
+        Family::V4.server(LONG),
+        &[Step::Send("hi".to_owned()), Step::ReceiveAll],
+    )?;
+    let mut agent = Agent::start(&[&world.cgroup])?;
+
+    // Three connections are open and two are held when the agent dies.
+    let mut open: Vec<Running> = Vec::new();
+    for _ in 0..3 {
+        open.push(world.start_dial(&dial(LONG).play(&[Step::Receive(2), Step::Pause, Step::ReceiveAll]))?);
+    }
+    for client in &mut open {
+        client.wait_paused()?;
+    }
+    let held = [world.start_dial(&dial(DROPPED))?, world.start_dial(&dial(DROPPED))?];
+    while firewall.attempts_to(DROPPED)? < 2 {
+        sleep(Duration::from_millis(5));
+    }
+    let load = world.start_load(&load())?;
+    server.wait_seen(200)?;
+
+    let killed = now();
+    agent.kill()?;
+    let gone = now();
+    let before = server.seen().len();
+    server.wait_seen(before + 500)?;
+    let report = load.stop_load()?;
+
+    for failure in report.failures() {
+        assert!(failure.started_us <= gone, "a connection opened after the end failed: {failure:?}");
+        assert!(failure.ended_us >= killed, "a connection ended before the end and failed: {failure:?}");
+    }
+    // Four threads have at most four connections open at any one moment.
+    assert!(report.failures().len() <= 4, "lost: {:?}", report.failures());
+    let slowest = report
+        .exchanges
+        .iter()
+        .filter(|exchange| exchange.started_us > gone)
+        .map(|exchange| exchange.connected_us - exchange.started_us)
+        .max();
+    assert!(
+        slowest.is_some_and(|slowest| slowest < 900_000),
+        "connects afterwards took up to {slowest:?} µs"
+    );
+
+    for client in open {
+        assert!(matches!(client.finish()?.step(2), Some(Played::Failed(errno)) if errno == "ECONNRESET"));
+    }
+    assert_eq!(long.wait_played(3)?.len(), 3);
+    for client in held {
+        // Its SYN goes to the engine's port, where nobody listens any more.
+        assert_eq!(client.finish()?.errno.as_deref(), Some("ECONNREFUSED"));
+    }
+    Ok(())
+}
+
+#[test]
+fn restarted_it_enrols_again() -> Result<()> {
+    let world = World::new("restart")?;
+    let firewall = Firewall::new(&world.server)?;
+    let mut agent = Agent::start(&[&world.cgroup])?;
+    world.dial(&dial(REFUSED))?;
+    assert_eq!(firewall.attempts_to(REFUSED)?, 3);
+    agent.kill()?;
+    world.dial(&dial(REFUSED))?;
+    assert_eq!(firewall.attempts_to(REFUSED)?, 4, "nobody is in between");
+    let _again = Agent::start(&[&world.cgroup])?;
+    world.dial(&dial(REFUSED))?;
+    assert_eq!(firewall.attempts_to(REFUSED)?, 7);
+    Ok(())
+}
+
+#[test]
+fn a_second_agent_takes_over_without_a_failed_connection() -> Result<()> {
+    let world = World::new("takeover")?;
+    let server = line_server(&world)?;
+    let long =
+        Upstream::start(&world.server, Family::V4.server(LONG), &[Step::Send("hi".to_owned()), Step::Echo])?;
+    let mut first = Agent::start(&[&world.cgroup])?;
+    let script = [Step::Receive(2), Step::Pause, Step::Send("still".to_owned()), Step::Receive(5)];
+    let mut open = world.start_dial(&dial(LONG).play(&script))?;
+    open.wait_paused()?;
+    let load = world.start_load(&load())?;
+    server.wait_seen(200)?;
+
+    let second = Agent::start(&[&world.cgroup])?;
+    server.wait_seen(server.seen().len() + 200)?;
+    if first.is_running()? {
+        first.signal(Signal::SIGTERM)?;
+    }
+    server.wait_seen(server.seen().len() + 500)?;
+    let report = load.stop_load()?;
+    assert_eq!(report.failures().len(), 0, "{:?}", report.failures());
+    assert!(second.records_of(PORT)?.len() >= 500, "the second agent has the connections now");
+
+    // The first drains: what it had open goes on to its own end.
+    open.resume()?;
+    assert_eq!(open.finish()?.step(3), Some(&Played::Text("still".to_owned())));
+    long.wait_played(1)?;
+    assert!(first.wait_exit()?.success());
+    Ok(())
+}
+
+#[test]
+fn terminated_it_drains() -> Result<()> {
+    let world = World::new("drain")?;
+    let firewall = Firewall::new(&world.server)?;
+    let server = Upstream::start(&world.server, Family::V4.server(LONG), &[Step::Echo])?;
+    let mut agent = Agent::start(&[&world.cgroup])?;
+    let script = [Step::Pause, Step::Send("still".to_owned()), Step::Receive(5)];
+    let mut open = world.start_dial(&dial(LONG).play(&script))?;
+    open.wait_paused()?;
+    agent.signal(Signal::SIGTERM)?;
+
+    // New connections go direct as soon as it has heard.
+    let mut before = firewall.attempts_to(REFUSED)?;
+    loop {
+        world.dial(&dial(REFUSED))?;
+        let after = firewall.attempts_to(REFUSED)?;
+        if after - before == 1 {
+            break;
+        }
+        before = after;
+    }
+    assert!(agent.is_running()?, "a connection is still open");
+    open.resume()?;
+    assert_eq!(open.finish()?.step(2), Some(&Played::Text("still".to_owned())));
+    server.wait_played(1)?;
+    assert!(agent.wait_exit()?.success());
+    assert_eq!(agent.wait_record(LONG)?.reason, "closed");
+    Ok(())
+}
+
+#[test]
+fn the_drain_timeout_ends_what_is_left() -> Result<()> {
+    let world = World::new("draintimeout")?;
+    let server = Upstream::start(&world.server, Family::V4.server(LONG), &[Step::ReceiveAll])?;
+    let options = Options { arguments: &["--drain-timeout", "1s"], ..Options::default() };
+    let mut agent = Agent::start_with(&[&world.cgroup], &options)?;
+    let mut open = world.start_dial(&dial(LONG).play(&[Step::Pause, Step::ReceiveAll]))?;
+    open.wait_paused()?;
+    agent.terminate()?;
+    assert!(matches!(open.finish()?.step(1), Some(Played::Failed(errno)) if errno == "ECONNRESET"));
+    assert_eq!(server.wait_played(1)?[0].played, Some(vec![Played::Failed("ECONNRESET".to_owned())]));
+    assert_eq!(agent.wait_record(LONG)?.reason, "drained");
+    Ok(())
+}
+
+#[test]
+fn a_changed_policy_applies_and_a_bad_one_does_not() -> Result<()> {
+    let world = World::new("reload")?;
+    let firewall = Firewall::new(&world.server)?;
+    let mut agent =
+        Agent::start_with(&[&world.cgroup], &Options { config: Some(&policy(2)), ..Options::default() })?;
+    assert_eq!(attempts(&world, &firewall, REFUSED)?, 2);
+
+    agent.write_config(&policy(4))?;
+    agent.signal(Signal::SIGHUP)?;
+    until_attempts(&world, &firewall, REFUSED, 4)?;
+
+    // By a file change alone.
+    agent.write_config(&policy(5))?;
+    until_attempts(&world, &firewall, REFUSED, 5)?;
+
+    agent.write_config(&policy(0))?;
+    agent.signal(Signal::SIGHUP)?;
+    agent.wait_log("maxConnectAttempts")?;
+    assert_eq!(attempts(&world, &firewall, REFUSED)?, 5, "the last good policy stays in force");
+    assert!(agent.is_running()?);
+    Ok(())
+}
+
+#[test]
+fn it_does_not_start_with_a_bad_policy() -> Result<()> {
+    let world = World::new("badstart")?;
+    let started =
+        Agent::start_with(&[&world.cgroup], &Options { config: Some(&policy(0)), ..Options::default() });
+    let Err(error) = started else { panic!("it started") };
+    assert!(format!("{error:#}").contains("maxConnectAttempts"), "{error:#}");
+    Ok(())
+}
+
+/// At the bound, connections go direct by default.
+#[test]
+fn at_its_bound_connections_go_direct_or_are_refused() -> Result<()> {
+    for (action, expected) in [("direct", None), ("refuse", Some("ECONNREFUSED"))] {
+        let world = World::new("bound")?;
+        let server = Upstream::start(&world.server, Family::V4.server(LONG), &[Step::ReceiveAll])?;
+        let arguments = ["--max-connections", "1", "--at-limit", action];
+        let agent =
+            Agent::start_with(&[&world.cgroup], &Options { arguments: &arguments, ..Options::default() })?;
+        let mut open = world.start_dial(&dial(LONG).play(&[Step::Pause]))?;
+        open.wait_paused()?;
+        let second = world.dial(&dial(LONG))?;
+        assert_eq!(second.errno.as_deref(), expected, "{action}");
+        if expected.is_none() {
+            let seen: Vec<SocketAddr> = server.wait_played(1)?.iter().map(|seen| seen.peer).collect();
+            assert!(second.local.is_some_and(|local| seen.contains(&local)), "{action}");
+        }
+        open.finish()?;
+        agent.wait_record(LONG)?;
+    }
+    Ok(())
+}
+
+fn attempts(world: &World, firewall: &Firewall<'_>, port: u16) -> Result<usize> {
+    let before = firewall.attempts_to(port)?;
+    world.dial(&dial(port))?;
+    Ok(firewall.attempts_to(port)? - before)
+}
+
+fn until_attempts(world: &World, firewall: &Firewall<'_>, port: u16, expected: usize) -> Result<()> {
+    for _ in 0..100 {
+        if attempts(world, firewall, port)? == expected {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(50));
+    }
+    panic!("the new policy with {expected} attempts did not come into force");
+}
