@@ -1,0 +1,226 @@
+//! Reading a document field by field, and gathering what is wrong with it.
+//!
+//! A reader returns what it read, or none after it has noted a [`Problem`]: so a caller goes on to the next field, and
+//! everything wrong with a document is told at once.
+
+use std::fmt::{self, Display, Formatter};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::duration;
+use super::tree::{Key, Node, Value};
+
+/// What is wrong, and where: `file:line: field: message`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub file: Arc<Path>,
+    pub line: Option<u64>,
+    /// Such as `spec.to[0].cidrs[1]`; none where the whole file or document is meant.
+    pub field: Option<String>,
+    pub message: String,
+}
+
+/// The problems of one file so far.
+#[derive(Debug)]
+pub(super) struct Problems {
+    file: Arc<Path>,
+    list: Vec<Problem>,
+}
+
+/// A value, and the path that leads to it.
+#[derive(Clone, Debug)]
+pub(super) struct Field<'a> {
+    path: String,
+    node: &'a Node,
+}
+
+/// The fields of a map.
+#[derive(Debug)]
+pub(super) struct Map<'a> {
+    path: String,
+    line: u64,
+    entries: &'a [(Key, Node)],
+}
+
+impl Problems {
+    pub(super) fn new(file: Arc<Path>) -> Self {
+        Self { file, list: Vec::new() }
+    }
+
+    pub(super) fn file(&self) -> &Arc<Path> {
+        &self.file
+    }
+
+    /// The value, if nothing at all was wrong.
+    pub(super) fn none_or<T>(self, value: T) -> Result<T, Vec<Problem>> {
+        if self.list.is_empty() { Ok(value) } else { Err(self.list) }
+    }
+
+    fn note(&mut self, line: u64, path: &str, message: String) {
+        let field = (!path.is_empty()).then(|| path.to_owned());
+        self.list.push(Problem { file: Arc::clone(&self.file), line: Some(line), field, message });
+    }
+}
+
+impl<'a> Field<'a> {
+    /// A whole document.
+    pub(super) fn root(node: &'a Node) -> Self {
+        Self { path: String::new(), node }
+    }
+
+    pub(super) fn line(&self) -> u64 {
+        self.node.line
+    }
+
+    /// A map with any fields.
+    pub(super) fn map(&self, problems: &mut Problems) -> Option<Map<'a>> {
+        match &self.node.value {
+            Value::Map(entries) => Some(Map { path: self.path.clone(), line: self.node.line, entries }),
+            _ => self.expected(&"a map", problems),
+        }
+    }
+
+    /// A map with no other fields than these.
+    pub(super) fn map_of(&self, known: &[&str], problems: &mut Problems) -> Option<Map<'a>> {
+        let map = self.map(problems)?;
+        for (key, _) in map.entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
+            let message = format!("there is no such field; there are {}", known.join(", "));
+            problems.note(key.line, &below(&map.path, &key.name), message);
+        }
+        Some(map)
+    }
+
+    /// A list with something in it.
+    pub(super) fn list(&self, problems: &mut Problems) -> Option<Vec<Field<'a>>> {
+        match &self.node.value {
+            Value::List(items) if items.is_empty() => {
+                self.problem("the list is empty; leave the field out for its default", problems)
+            }
+            Value::List(items) => {
+                let item = |(index, node)| Field { path: format!("{}[{index}]", self.path), node };
+                Some(items.iter().enumerate().map(item).collect())
+            }
+            _ => self.expected(&"a list", problems),
+        }
+    }
+
+    pub(super) fn text(&self, problems: &mut Problems) -> Option<&'a str> {
+        match &self.node.value {
+            Value::Text(text) => Some(text),
+            Value::Null | Value::Bool(_) | Value::Whole(_) | Value::Decimal(_) => {
+                self.expected(&"text, in quotes where it looks like something else", problems)
+            }
+            Value::List(_) | Value::Map(_) => self.expected(&"text", problems),
+        }
+    }
+
+    /// A text of a type whose error says what is expected.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(&self, problems: &mut Problems) -> Option<T> {
+        self.text(problems)?.parse().map_or_else(|error| self.expected(&error, problems), Some)
+    }
+
+    pub(super) fn whole(&self, range: RangeInclusive<u32>, problems: &mut Problems) -> Option<u32> {
+        let number = match self.node.value {
+            Value::Whole(number) => u32::try_from(number).ok().filter(|number| range.contains(number)),
+            _ => None,
+        };
+        let expected = || format!("a whole number from {} to {}", range.start(), range.end());
+        number.or_else(|| self.expected(&expected(), problems))
+    }
+
+    /// A duration of more than zero.
+    pub(super) fn duration(&self, problems: &mut Problems) -> Option<Duration> {
+        let text = match &self.node.value {
+            Value::Text(text) => text,
+            // A bare number is an error of its own, but a bare 0 is Go's zero.
+            Value::Whole(number) => &number.to_string(),
+            Value::Decimal(number) => &number.to_string(),
+            Value::Null | Value::Bool(_) | Value::List(_) | Value::Map(_) => "",
+        };
+        let why = match duration::parse(text) {
+            Ok(Duration::ZERO) => "it is zero".to_owned(),
+            Ok(duration) => return Some(duration),
+            Err(error) => error.to_string(),
+        };
+        let message =
+            format!("expected a duration of more than 0, such as 250ms, 5s or 1m30s, found {self}: {why}");
+        self.problem(message, problems)
+    }
+
+    /// What a constructor made, or its complaint as this field's problem.
+    pub(super) fn accept<T, E: Display>(&self, made: Result<T, E>, problems: &mut Problems) -> Option<T> {
+        made.map_or_else(|error| self.problem(error.to_string(), problems), Some)
+    }
+
+    /// Notes that something else was expected here.
+    pub(super) fn expected<T>(&self, what: &dyn Display, problems: &mut Problems) -> Option<T> {
+        self.problem(format!("expected {what}, found {self}"), problems)
+    }
+
+    /// Notes a problem here.
+    pub(super) fn problem<T>(&self, message: impl Into<String>, problems: &mut Problems) -> Option<T> {
+        problems.note(self.node.line, &self.path, message.into());
+        None
+    }
+}
+
+impl<'a> Map<'a> {
+    pub(super) fn get(&self, name: &str) -> Option<Field<'a>> {
+        let (_, node) = self.entries.iter().find(|(key, _)| key.name == name)?;
+        Some(Field { path: below(&self.path, name), node })
+    }
+
+    pub(super) fn required(&self, name: &str, problems: &mut Problems) -> Option<Field<'a>> {
+        let field = self.get(name);
+        if field.is_none() {
+            problems.note(self.line, &below(&self.path, name), "the field is required".to_owned());
+        }
+        field
+    }
+
+    /// What is read from a field, or the default where it is left out.
+    pub(super) fn optional<T>(
+        &self,
+        name: &str,
+        default: T,
+        read: impl FnOnce(Field<'a>) -> Option<T>,
+    ) -> Option<T> {
+        self.get(name).map_or(Some(default), read)
+    }
+}
+
+/// The value, as an error shows it.
+impl Display for Field<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.node.value.fmt(f)
+    }
+}
+
+impl Display for Problem {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { file, line, field, message } = self;
+        write!(f, "{}:", file.display())?;
+        if let Some(line) = line {
+            write!(f, "{line}:")?;
+        }
+        if let Some(field) = field {
+            write!(f, " {field}:")?;
+        }
+        write!(f, " {message}")
+    }
+}
+
+/// A key that is not a plain word is quoted, so that a problem stays on one line.
+fn below(path: &str, key: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !key.chars().all(plain) || key.is_empty() {
+        format!("{path}[{key:?}]")
+    } else if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}

@@ -1,0 +1,255 @@
+//! Reading the files and folders of `--config`: the only place of the pure modules that touches a disk.
+
+use std::ffi::OsStr;
+use std::fmt::{self, Display, Formatter};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::{MAX_FILE_BYTES, Problem, parse};
+use crate::policy::{DuplicateName, Origin, Table};
+
+/// The names that a folder's documents end in. A file that is named itself may have any name.
+const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// Everything that is wrong with a configuration, a line each.
+#[derive(Debug, Error)]
+pub struct LoadError(Vec<Problem>);
+
+/// The policies of all these files and folders, or everything that is wrong with any of them.
+///
+/// A folder stands for the `.yaml`, `.yml` and `.json` files directly in it, symbolic links followed, in the order of
+/// their names; names that begin with a dot are passed over, as the folders behind a mounted `ConfigMap`'s links have
+/// them.
+pub fn load(paths: &[PathBuf]) -> Result<Table, LoadError> {
+    let (mut policies, mut problems) = (Vec::new(), Vec::new());
+    for path in paths {
+        match documents(path) {
+            Ok(files) => {
+                for file in files {
+                    match read(&file).and_then(|text| parse(&file, &text)) {
+                        Ok(parsed) => policies.extend(parsed),
+                        Err(found) => problems.extend(found),
+                    }
+                }
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    // The duplicates are told beside whatever else is wrong.
+    match Table::try_new(policies) {
+        Ok(table) if problems.is_empty() => Ok(table),
+        Ok(_) => Err(LoadError(problems)),
+        Err(duplicates) => {
+            problems.extend(duplicates.into_iter().map(duplicate));
+            Err(LoadError(problems))
+        }
+    }
+}
+
+impl LoadError {
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl Display for LoadError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// The files that a path of `--config` stands for.
+fn documents(path: &Path) -> Result<Vec<PathBuf>, Problem> {
+    let failed = |error: io::Error| problem(path, error.to_string());
+    if !fs::metadata(path).map_err(failed)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let file = path.join(entry.map_err(failed)?.file_name());
+        // A link that leads nowhere is not passed over: reading it says so.
+        if is_document(&file) && !fs::metadata(&file).is_ok_and(|metadata| metadata.is_dir()) {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(problem(path, "the folder has no .yaml, .yml or .json file".to_owned()));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_document(file: &Path) -> bool {
+    let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && EXTENSIONS.into_iter().any(|extension| file.extension() == Some(OsStr::new(extension)))
+}
+
+fn read(file: &Path) -> Result<String, Vec<Problem>> {
+    let read = || {
+        let mut bytes = Vec::new();
+        // One byte more than allowed tells a file that is too long from one that just fits.
+        let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+        File::open(file)?.take(limit).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error: io::Error| vec![problem(file, error.to_string())])?;
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(vec![problem(file, format!("the file is longer than {MAX_FILE_BYTES} bytes"))]);
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| vec![problem(file, format!("the file is no UTF-8 text: {error}"))])
+}
+
+fn duplicate(duplicate: DuplicateName) -> Problem {
+    let message = duplicate.to_string();
+    match duplicate.second {
+        Origin::File { path, line } => {
+            Problem { file: path, line: Some(line), field: Some("metadata.name".to_owned()), message }
+        }
+        Origin::BuiltIn => problem(Path::new("built in"), message),
+    }
+}
+
+fn problem(file: &Path, message: String) -> Problem {
+    Problem { file: Arc::from(file), line: None, field: None, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use tempfile::TempDir;
+
+    use super::{LoadError, load};
+    use crate::dialect::MAX_FILE_BYTES;
+    use crate::policy::Table;
+
+    fn document(name: &str) -> String {
+        format!(
+            "apiVersion: redial.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{name: {name}}}\nspec: {{}}\n"
+        )
+    }
+
+    /// A folder with these files.
+    fn folder<const N: usize>(files: [(&str, &str); N]) -> TempDir {
+        let folder = TempDir::new().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    fn load_each(paths: &[&Path]) -> Result<Table, LoadError> {
+        load(&paths.iter().map(|path| path.to_path_buf()).collect::<Vec<_>>())
+    }
+
+    fn names(paths: &[&Path]) -> Vec<String> {
+        load_each(paths).unwrap().policies().map(|policy| policy.name.to_string()).collect()
+    }
+
+    /// The error's lines, without the folder's own path.
+    fn complaints(folder: &TempDir, paths: &[&Path]) -> Vec<String> {
+        let error = load_each(paths).unwrap_err().to_string();
+        let prefix = format!("{}/", folder.path().display());
+        error.lines().map(|line| line.replace(&prefix, "")).collect()
+    }
+
+    #[test]
+    fn nothing_given_is_the_built_in_policy() {
+        assert_eq!(names(&[]), ["default"]);
+    }
+
+    #[test]
+    fn a_folder_stands_for_its_documents_and_a_file_for_itself() {
+        let folder = folder([
+            ("b.yml", &document("b")),
+            ("a.yaml", &document("a")),
+            (
+                "c.json",
+                r#"{"apiVersion":"redial.dev/v1alpha1","kind":"RetryPolicy","metadata":{"name":"c"},"spec":{}}"#,
+            ),
+            ("notes.txt", "not: [yaml"),
+            (".hidden.yaml", "not: [yaml"),
+            ("yaml", "not: [yaml"),
+        ]);
+        fs::create_dir(folder.path().join("sub.yaml")).unwrap();
+        assert_eq!(names(&[folder.path()]), ["a", "b", "c", "default"]);
+        fs::write(folder.path().join("notes.txt"), document("d")).unwrap();
+        assert_eq!(
+            names(&[folder.path(), &folder.path().join("notes.txt")]),
+            ["a", "b", "c", "d", "default"]
+        );
+    }
+
+    #[test]
+    fn a_mounted_config_map_is_read_once_through_its_links() {
+        let folder = TempDir::new().unwrap();
+        let data = folder.path().join("..2026_01_01");
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("a.yaml"), document("a")).unwrap();
+        symlink("..2026_01_01", folder.path().join("..data")).unwrap();
+        symlink("..data/a.yaml", folder.path().join("a.yaml")).unwrap();
+        assert_eq!(names(&[folder.path()]), ["a", "default"]);
+    }
+
+    #[test]
+    fn every_problem_of_every_file_is_told() {
+        let folder = folder([
+            ("a.yaml", &document("same")),
+            ("b.yaml", &(document("b") + "---\n" + &document("same"))),
+            (
+                "c.yaml",
+                &document("c").replace("spec: {}", "spec: {tcp: {maxConnectAttempts: 0}, budgets: {}}"),
+            ),
+            ("d.yaml", "a: [1\n"),
+        ]);
+        fs::write(folder.path().join("e.yaml"), b"a: \xff\n").unwrap();
+        symlink("nowhere", folder.path().join("f.yaml")).unwrap();
+        let missing = folder.path().join("missing.yaml");
+        let complaints = complaints(&folder, &[folder.path(), &missing]);
+        let expected = [
+            "c.yaml:4: spec.budgets: there is no such field",
+            "c.yaml:4: spec.tcp.maxConnectAttempts: expected a whole number",
+            "d.yaml:1: unclosed bracket",
+            "e.yaml: the file is no UTF-8 text",
+            "f.yaml: No such file or directory",
+            "missing.yaml: No such file or directory",
+            "b.yaml:6: metadata.name: the name same is taken already, at a.yaml:1",
+        ];
+        assert_eq!(complaints.len(), expected.len(), "{complaints:?}");
+        for (complaint, expected) in complaints.iter().zip(expected) {
+            assert!(complaint.starts_with(expected), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_documents_is_an_error() {
+        let folder = folder([("notes.txt", "")]);
+        let error = load_each(&[folder.path()]).unwrap_err();
+        assert!(error.to_string().ends_with(": the folder has no .yaml, .yml or .json file"), "{error}");
+    }
+
+    #[test]
+    fn a_file_may_be_a_mebibyte_long_and_no_longer() {
+        let fits = document("a");
+        let padding = "#".repeat(MAX_FILE_BYTES - fits.len());
+        let folder = folder([("a.yaml", &(fits + &padding))]);
+        assert_eq!(names(&[folder.path()]), ["a", "default"]);
+        let path = folder.path().join("a.yaml");
+        fs::write(&path, "ä".repeat(MAX_FILE_BYTES)).unwrap();
+        assert_eq!(complaints(&folder, &[&path]), ["a.yaml: the file is longer than 1048576 bytes"]);
+    }
+}

@@ -1,0 +1,154 @@
+//! redial's own document: `apiVersion: redial.dev/v1alpha1`, `kind: RetryPolicy`. docs/policies.md describes it.
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use super::fields::{Field, Map, Problems};
+use crate::policy::{Address, Destination, NameError, Origin, Policy, PolicyName};
+use crate::retry::connect::{Failure, RetryOn};
+use crate::retry::{Backoff, BudgetPolicy, ConnectRetry};
+
+pub(super) const API_VERSION: &str = "redial.dev/v1alpha1";
+pub(super) const KIND: &str = "RetryPolicy";
+
+/// The most destinations that a document may have, each address counted with each of its ports.
+const MAX_DESTINATIONS: usize = 4_096;
+
+pub(super) fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
+    let document = root.map_of(&["apiVersion", "kind", "metadata", "spec"], problems)?;
+    let name = document.required("metadata", problems).and_then(|field| name(&field, problems));
+    let spec = document.required("spec", problems)?.map_of(&["to", "tcp", "budget"], problems)?;
+
+    let to = spec.optional("to", Vec::new(), |field| destinations(&field, problems));
+    let tcp = spec.optional("tcp", ConnectRetry::default(), |field| connect_retry(&field, problems));
+    let budget = spec.optional("budget", BudgetPolicy::default(), |field| budget(&field, problems));
+
+    let name = name?;
+    if name.is_default()
+        && let Some(to) = spec.get("to")
+    {
+        let message =
+            "the policy named default holds where no other does; leave `to` out, or rename the policy";
+        return to.problem(message, problems);
+    }
+    let origin = Origin::File { path: problems.file().clone(), line: root.line() };
+    Some(Policy { name, origin, to: to?, tcp: tcp?, budget: budget? })
+}
+
+fn name(metadata: &Field<'_>, problems: &mut Problems) -> Option<PolicyName> {
+    // Labels and annotations are for other tools: a document may go to Kubernetes as it is.
+    let metadata = metadata.map_of(&["name", "namespace", "labels", "annotations"], problems)?;
+    let (name, namespace) = (metadata.required("name", problems), metadata.get("namespace"));
+    let name_text = name.as_ref().and_then(|field| field.text(problems));
+    let namespace_text = metadata.optional("namespace", None, |field| field.text(problems).map(Some));
+    match PolicyName::try_new(namespace_text?, name_text?) {
+        Ok(name) => Some(name),
+        Err(error @ NameError::Name) => name?.expected(&error, problems),
+        Err(error @ NameError::Namespace) => namespace?.expected(&error, problems),
+    }
+}
+
+fn destinations(to: &Field<'_>, problems: &mut Problems) -> Option<Vec<Destination>> {
+    let entries = to.list(problems)?;
+    // Each entry is read, whatever was wrong with those before it.
+    let patterns: Vec<_> = entries.iter().map(|entry| patterns(entry, problems)).collect();
+    let patterns: Vec<_> = patterns.into_iter().collect::<Option<_>>()?;
+    let count: usize = patterns.iter().map(|(addresses, ports)| addresses.len() * ports.len()).sum();
+    if count > MAX_DESTINATIONS {
+        let message = format!(
+            "{count} destinations are too many, each address counted with each of its ports; a policy may have \
+             {MAX_DESTINATIONS}"
+        );
+        return to.problem(message, problems);
+    }
+    let expanded = patterns.into_iter().flat_map(|(addresses, ports)| {
+        addresses.into_iter().flat_map(move |address| {
+            ports.clone().into_iter().map(move |port| Destination { address: address.clone(), port })
+        })
+    });
+    Some(expanded.collect())
+}
+
+/// The addresses of an entry, and the ports that go with each of them.
+fn patterns(entry: &Field<'_>, problems: &mut Problems) -> Option<(Vec<Address>, Vec<Option<NonZeroU16>>)> {
+    let map = entry.map_of(&["cidrs", "hosts", "ports"], problems)?;
+    let cidrs = each(&map, "cidrs", problems, |field, problems| field.parsed(problems).map(Address::Network));
+    let hosts = each(&map, "hosts", problems, |field, problems| field.parsed(problems).map(Address::Host));
+    let ports = each(&map, "ports", problems, |field, problems| {
+        let port = field.whole(1..=u16::MAX.into(), problems)?;
+        u16::try_from(port).ok().and_then(NonZeroU16::new).map(Some)
+    });
+    let (mut addresses, hosts, mut ports) = (cidrs?, hosts?, ports?);
+    addresses.extend(hosts);
+    if addresses.is_empty() && ports.is_empty() {
+        return entry.problem("at least one of cidrs, hosts and ports is required", problems);
+    }
+    if addresses.is_empty() {
+        addresses.push(Address::Any);
+    }
+    if ports.is_empty() {
+        ports.push(None);
+    }
+    Some((addresses, ports))
+}
+
+fn connect_retry(tcp: &Field<'_>, problems: &mut Problems) -> Option<ConnectRetry> {
+    let map =
+        tcp.map_of(&["maxConnectAttempts", "connectTimeout", "timeout", "backOff", "retryOn"], problems)?;
+    let default = ConnectRetry::default();
+    let attempts = map.optional("maxConnectAttempts", default.max_connect_attempts(), |field| {
+        field.whole(1..=u32::MAX, problems).and_then(NonZeroU32::new)
+    });
+    let connect_timeout =
+        map.optional("connectTimeout", default.connect_timeout(), |field| field.duration(problems));
+    let timeout = map.optional("timeout", default.timeout(), |field| field.duration(problems).map(Some));
+    let backoff = map.optional("backOff", default.backoff(), |field| backoff(&field, problems));
+    let retry_on = map.optional("retryOn", default.retry_on(), |field| retry_on(&field, problems));
+    tcp.accept(ConnectRetry::try_new(attempts?, connect_timeout?, timeout?, backoff?, retry_on?), problems)
+}
+
+fn backoff(backoff: &Field<'_>, problems: &mut Problems) -> Option<Backoff> {
+    let map = backoff.map_of(&["baseInterval", "maxInterval"], problems)?;
+    let base = map.required("baseInterval", problems).and_then(|field| field.duration(problems));
+    let max = map.optional("maxInterval", None, |field| field.duration(problems).map(Some));
+    let made = Backoff::try_new(base?, max?);
+    map.get("maxInterval").as_ref().unwrap_or(backoff).accept(made, problems)
+}
+
+fn retry_on(set: &Field<'_>, problems: &mut Problems) -> Option<RetryOn> {
+    let words = Failure::ALL.map(Failure::as_str);
+    let failures = set.list(problems)?.into_iter().map(|field| {
+        let word = field.text(problems)?;
+        let failure = Failure::ALL.into_iter().find(|failure| failure.as_str() == word);
+        failure.or_else(|| field.expected(&format!("one of {}", words.join(", ")), problems))
+    });
+    let failures: Vec<_> = failures.collect();
+    failures.into_iter().collect()
+}
+
+fn budget(budget: &Field<'_>, problems: &mut Problems) -> Option<BudgetPolicy> {
+    let map = budget.map_of(&["percent", "minPerSecond", "interval"], problems)?;
+    let default = BudgetPolicy::default();
+    let percent = map
+        .optional("percent", default.percent(), |field| field.whole(0..=BudgetPolicy::MAX_PERCENT, problems));
+    let min_per_second =
+        map.optional("minPerSecond", default.min_per_second(), |field| field.whole(0..=u32::MAX, problems));
+    let interval = map.optional("interval", default.interval(), |field| field.duration(problems));
+    let made = BudgetPolicy::try_new(percent?, min_per_second?, interval?);
+    map.get("interval").as_ref().unwrap_or(budget).accept(made, problems)
+}
+
+/// Every item of a list, or nothing where the list is left out.
+fn each<'a, T>(
+    map: &Map<'a>,
+    name: &str,
+    problems: &mut Problems,
+    mut read: impl FnMut(&Field<'a>, &mut Problems) -> Option<T>,
+) -> Option<Vec<T>> {
+    let Some(list) = map.get(name) else { return Some(Vec::new()) };
+    // Each item is read, whatever was wrong with those before it.
+    let items: Vec<_> = list.list(problems)?.iter().map(|item| read(item, problems)).collect();
+    items.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests;
