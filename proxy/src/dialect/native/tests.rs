@@ -97,6 +97,13 @@ spec:
 }
 
 #[test]
+fn the_documentation_s_example_is_right() {
+    let documentation = include_str!("../../../../docs/policies.md");
+    let example = documentation.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert_eq!(parsed(example).len(), 1);
+}
+
+#[test]
 fn what_is_left_out_is_the_default() {
     for spec in ["{}", "{tcp: {}, budget: {}}"] {
         let policy = one(spec);
