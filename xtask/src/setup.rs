@@ -146,7 +146,7 @@ fn core_sources() -> Result<()> {
     bail!("no Rust toolchain has {what}; by hand: rustup toolchain install {RUST} --component rust-src")
 }
 
-/// Built with Debian's LLVM where there is one; elsewhere, upstream's own build of the same version.
+/// Built with Debian's LLVM or the one at `LLVM_PREFIX`; where there is none, upstream's own build.
 fn bpf_linker() -> Result<()> {
     if Linker::find()?.is_some() {
         there("bpf-linker", BPF_LINKER);
@@ -162,15 +162,14 @@ fn bpf_linker() -> Result<()> {
         }
     }
     bail!(
-        "there is no bpf-linker; by hand: install LLVM {LLVM} with its headers (https://apt.llvm.org), then \
-         LLVM_PREFIX=<its prefix> cargo install bpf-linker --version {BPF_LINKER} --no-default-features \
-         --features llvm-{LLVM} --root {}",
-        Linker::root()?.display()
+        "there is no bpf-linker; by hand: install LLVM {LLVM} with its headers (https://apt.llvm.org has packages), \
+         then repeat this with LLVM_PREFIX set to the folder whose bin/ has that LLVM's llvm-config"
     )
 }
 
 fn compile_bpf_linker() -> Result<()> {
-    let prefix = PathBuf::from(format!("/usr/lib/llvm-{LLVM}"));
+    let debian = || format!("/usr/lib/llvm-{LLVM}").into();
+    let prefix = std::env::var_os("LLVM_PREFIX").map_or_else(debian, PathBuf::from);
     if !prefix.join("bin/llvm-config").is_file() {
         let llvm =
             [&format!("llvm-{LLVM}-dev"), &format!("libpolly-{LLVM}-dev"), "zlib1g-dev", "libzstd-dev"];
