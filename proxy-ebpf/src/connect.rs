@@ -110,7 +110,7 @@ fn redirect(
         return Err(Counter::PassedNoListener);
     }
     let mut redirect = Redirect {
-        original: Endpoint { address, port, _pad: [0; 6] },
+        original: Endpoint { address, port, padding: [0; 6] },
         netns_cookie,
         // SAFETY: a plain helper.
         cgroup_id: unsafe { bpf_get_current_cgroup_id() },

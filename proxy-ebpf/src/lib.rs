@@ -36,7 +36,7 @@ pub struct Endpoint {
     pub address: [u8; 16],
     /// Host order.
     pub port: u16,
-    pub _pad: [u8; 6],
+    pub padding: [u8; 6],
 }
 
 /// The engine of one network namespace.
@@ -45,7 +45,7 @@ pub struct Endpoint {
 pub struct Engine {
     /// The port on 127.0.0.1, host order; 0 where the engine does not listen on IPv4.
     pub port_v4: u16,
-    /// The port on \[::1\], host order; 0 where the engine does not listen on IPv6.
+    /// The port on `::1`, host order; 0 where the engine does not listen on IPv6.
     pub port_v6: u16,
     /// [`ENGINE_HELD`], [`ENGINE_FULL`].
     pub flags: u32,
@@ -62,13 +62,13 @@ pub const ENGINE_FULL: u32 = 2;
 pub struct Redirect {
     pub original: Endpoint,
     pub netns_cookie: u64,
-    /// The cgroup of the task that called connect().
+    /// The cgroup of the task that called `connect()`.
     pub cgroup_id: u64,
     /// The engine's port that the socket was pointed at, host order.
     pub engine_port: u16,
     /// One of the `PHASE_` constants.
     pub phase: u16,
-    /// SO_MARK of the socket at connect().
+    /// `SO_MARK` of the socket at `connect()`.
     pub mark: u32,
 }
 
@@ -86,9 +86,9 @@ pub struct ClientKey {
     pub netns_cookie: u64,
     /// The client's source port, host order.
     pub port: u16,
-    /// 4 or 6: whether the connection runs over 127.0.0.1 or \[::1\].
+    /// 4 or 6: whether the connection runs over 127.0.0.1 or `::1`.
     pub family: u16,
-    pub _pad: u32,
+    pub padding: u32,
 }
 
 /// An original destination, with what else the engine needs of the client's socket.
@@ -99,23 +99,23 @@ pub struct Original {
     pub cgroup_id: u64,
     pub destination: Endpoint,
     pub mark: u32,
-    pub _pad: u32,
+    pub padding: u32,
 }
 
 /// What the engine decided about a client connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Verdict {
-    /// With [`VERDICT_CONNECTED`], the upstream connection's local address: what getsockname() answers.
+    /// With [`VERDICT_CONNECTED`], the upstream connection's local address: what `getsockname()` answers.
     pub local: Endpoint,
     /// One of the `VERDICT_` constants.
     pub kind: u32,
-    pub _pad: u32,
+    pub padding: u32,
 }
 
 /// There is an upstream connection; SYNs pass.
 pub const VERDICT_CONNECTED: u32 = 1;
-/// The engine gave up without an answer from the network: the client's connect() ends with ETIMEDOUT when its own
+/// The engine gave up without an answer from the network: the client's `connect()` ends with ETIMEDOUT when its own
 /// SYN timer next fires.
 pub const VERDICT_TIMED_OUT: u32 = 2;
 
@@ -134,13 +134,13 @@ pub struct Event {
 
 /// A client's SYN is held: `original` and `syn` are filled in.
 pub const EVENT_HANDSHAKE: u32 = 1;
-/// A client whose handshake was held left SYN_SENT without a connection: `original.socket_cookie` is filled in.
+/// A client whose handshake was held left `SYN_SENT` without a connection: `original.socket_cookie` is filled in.
 pub const EVENT_GONE: u32 = 2;
 /// A connection was made in a network namespace without an engine: `netns_cookie` and `original.cgroup_id` are
 /// filled in.
 pub const EVENT_UNKNOWN_NETNS: u32 = 3;
 
-/// What a program did with a connect() or a packet. The index into [`COUNTERS`].
+/// What a program did with a `connect()` or a packet. The index into [`COUNTERS`].
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {

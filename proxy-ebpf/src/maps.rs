@@ -98,7 +98,7 @@ fn redirects() -> *mut c_void {
 /// The name that the engine knows a redirected client connection by.
 pub(crate) fn client_key(redirect: &Redirect, local_port: u16) -> ClientKey {
     let family = if crate::address::is_v4_mapped(&redirect.original.address) { 4 } else { 6 };
-    ClientKey { netns_cookie: redirect.netns_cookie, port: local_port, family, _pad: 0 }
+    ClientKey { netns_cookie: redirect.netns_cookie, port: local_port, family, padding: 0 }
 }
 
 /// Tells the engine, by the client's address, where a connection that it will accept was meant to go.
@@ -109,7 +109,7 @@ pub(crate) fn publish_original(redirect: &Redirect, socket_cookie: u64, local_po
         cgroup_id: redirect.cgroup_id,
         destination: redirect.original,
         mark: redirect.mark,
-        _pad: 0,
+        padding: 0,
     };
     if ORIGINALS.insert(&key, &original, 0).is_err() {
         count(Counter::MapFull);
@@ -155,7 +155,7 @@ fn report(kind: u32, netns_cookie: u64, socket_cookie: u64, cgroup_id: u64) {
 const EMPTY_ORIGINAL: Original = Original {
     socket_cookie: 0,
     cgroup_id: 0,
-    destination: redial_ebpf::Endpoint { address: [0; 16], port: 0, _pad: [0; 6] },
+    destination: redial_ebpf::Endpoint { address: [0; 16], port: 0, padding: [0; 6] },
     mark: 0,
-    _pad: 0,
+    padding: 0,
 };

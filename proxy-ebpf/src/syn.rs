@@ -97,7 +97,7 @@ fn hand_over(ctx: &SkBuffContext, redirect: &Redirect, cookie: u64) -> bool {
             cgroup_id: redirect.cgroup_id,
             destination: redirect.original,
             mark: redirect.mark,
-            _pad: 0,
+            padding: 0,
         };
         len >= SHORTEST_SYN
             && len <= LONGEST_SYN

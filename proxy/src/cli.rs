@@ -1,8 +1,48 @@
-//! The command line: one file a subcommand.
+//! The command line: one file a subcommand. Arguments become settings here, and errors become exit codes.
 
+mod check;
+mod exec;
+mod options;
+mod run;
+mod status;
+
+use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// What `redial` itself exits with when it fails: of no use to confuse with a command's own code.
+const FAILURE: u8 = 1;
+
+/// Makes outbound TCP connections survive transient failure, with eBPF and without a sidecar.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Exec(exec::Arguments),
+    Check(check::Arguments),
+    Status(status::Arguments),
+}
+
+/// Runs the command line that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    match Arguments::parse().command {
+        Command::Run(arguments) => exit(arguments.run(), FAILURE),
+        Command::Exec(arguments) => exit(arguments.run(), exec::FAILURE),
+        Command::Check(arguments) => exit(arguments.run(), FAILURE),
+        Command::Status(arguments) => exit(arguments.run(), FAILURE),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where a command's failure is told")]
+fn exit(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("redial: {error:#}");
+        ExitCode::from(failure)
+    })
 }

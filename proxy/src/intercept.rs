@@ -17,5 +17,7 @@ pub use cgroup::{Cgroup, CgroupError, CgroupRoot, OwnedCgroup};
 pub use event::{Event, EventStream, Handshake};
 pub use netns::{NetworkNamespace, NetworkNamespaceError};
 pub use packet::{Answer, Packet, Syn};
-pub use programs::{Attachment, Exclusions, HandshakeMode, Intake, InterceptError, Original, Programs};
+pub use programs::{
+    Attachment, Exclusions, HandshakeMode, Intake, InterceptError, KernelCounters, Original, Programs,
+};
 pub use raw::RawSocket;

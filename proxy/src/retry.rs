@@ -5,12 +5,14 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod budgets;
 pub mod connect;
 
 use std::time::Duration;
 
 pub use backoff::{Backoff, Jitter};
 pub use budget::{Budget, BudgetPolicy};
+pub use budgets::Budgets;
 pub use connect::ConnectRetry;
 
 use crate::reason::Reason;

@@ -1,1 +1,8 @@
-//! Connect with retries; relay.
+//! TCP: connecting with retries, and relaying bytes between two connections.
+
+pub mod connect;
+pub mod relay;
+mod workers;
+
+pub use connect::{Dialer, Failed};
+pub use workers::{Job, OnEnd, Workers};

@@ -99,7 +99,7 @@ fn connect_retry(tcp: &Field<'_>, problems: &mut Problems) -> Option<ConnectRetr
         field.whole(1..=u32::MAX, problems).and_then(NonZeroU32::new)
     });
     let connect_timeout =
-        map.optional("connectTimeout", default.connect_timeout(), |field| field.duration(problems));
+        map.optional("connectTimeout", default.connect_timeout(), |field| field.duration(problems).map(Some));
     let timeout = map.optional("timeout", default.timeout(), |field| field.duration(problems).map(Some));
     let backoff = map.optional("backOff", default.backoff(), |field| backoff(&field, problems));
     let retry_on = map.optional("retryOn", default.retry_on(), |field| retry_on(&field, problems));

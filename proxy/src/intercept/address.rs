@@ -31,7 +31,7 @@ impl From<&Endpoint> for OriginalDestination {
 
 /// An address as the kernel side stores it.
 pub(super) fn endpoint(address: SocketAddr) -> Endpoint {
-    Endpoint { address: octets(address.ip()), port: address.port(), _pad: [0; 6] }
+    Endpoint { address: octets(address.ip()), port: address.port(), padding: [0; 6] }
 }
 
 pub(super) fn octets(address: IpAddr) -> [u8; 16] {

@@ -55,12 +55,11 @@ impl CgroupRoot {
         let mounts = fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
         let mount = mounts
             .lines()
-            .filter_map(|line| {
+            .find_map(|line| {
                 let mut fields = line.split(' ');
                 let (_, target, kind) = (fields.next()?, fields.next()?, fields.next()?);
                 (kind == "cgroup2").then(|| PathBuf::from(unescape(target)))
             })
-            .next()
             .ok_or(CgroupError::NotMounted)?;
         Ok(Self { mount })
     }
@@ -108,6 +107,11 @@ impl Cgroup {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     #[must_use]

@@ -3,7 +3,7 @@
 use super::{address::OriginalDestination, packet::Syn, programs::Original};
 use aya::maps::{MapData, RingBuf};
 use redial_ebpf::{EVENT_GONE, EVENT_HANDSHAKE, EVENT_UNKNOWN_NETNS};
-use std::{io, mem};
+use std::io;
 use tokio::io::unix::AsyncFd;
 
 /// A held handshake: the client waits in SYN_SENT until its SYN is released or answered.
@@ -43,7 +43,10 @@ pub struct EventStream {
 
 impl EventStream {
     pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
-        Ok(Self { ring: AsyncFd::new(ring)? })
+        // SAFETY: the ring owns its descriptor, and gives the same one for as long as it lives.
+        #[expect(unsafe_code, reason = "the only way to wait for a descriptor that is not a socket")]
+        let ring = unsafe { AsyncFd::register(ring)? };
+        Ok(Self { ring })
     }
 
     /// Waits for events, and hands over all that are there.
@@ -61,7 +64,7 @@ impl EventStream {
 }
 
 fn decode(bytes: &[u8]) -> Option<Event> {
-    if bytes.len() < mem::size_of::<redial_ebpf::Event>() {
+    if bytes.len() < size_of::<redial_ebpf::Event>() {
         return None;
     }
     // SAFETY: the slice is long enough, any bit pattern is a valid `Event`, and the read does not assume alignment.

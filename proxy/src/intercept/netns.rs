@@ -6,7 +6,7 @@ use nix::{
 };
 use std::{
     fs::File,
-    io, mem,
+    io,
     os::fd::{AsFd as _, AsRawFd as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -112,7 +112,7 @@ fn own_namespace() -> io::Result<&'static OwnNamespace> {
 
 fn netns_cookie(socket: &socket2::Socket) -> io::Result<u64> {
     let mut cookie: u64 = 0;
-    let mut len = libc::socklen_t::try_from(mem::size_of::<u64>()).unwrap_or_default();
+    let mut len = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or_default();
     // SAFETY: the option writes at most `len` bytes, which is the variable's size.
     #[expect(unsafe_code, reason = "no library wraps SO_NETNS_COOKIE")]
     let result = unsafe {

@@ -155,7 +155,7 @@ impl Syn {
             packet.set_u16(10, sum);
         }
         let sum =
-            self.transport_checksum(TCP, self.client.ip(), self.engine.ip(), packet.from(self.ip_header_len));
+            transport_checksum(TCP, self.client.ip(), self.engine.ip(), packet.from(self.ip_header_len));
         packet.set_u16(self.ip_header_len + 16, sum);
         packet
     }
@@ -180,7 +180,7 @@ impl Syn {
         packet.push(&[0; 4]);
         packet.push(&acknowledged.to_be_bytes());
         packet.push(&[0x50, RST_ACK, 0, 0, 0, 0, 0, 0]);
-        let sum = self.transport_checksum(TCP, self.engine.ip(), self.client.ip(), packet.from(start));
+        let sum = transport_checksum(TCP, self.engine.ip(), self.client.ip(), packet.from(start));
         packet.set_u16(start + 16, sum);
         packet
     }
@@ -199,7 +199,7 @@ impl Syn {
         let sum = if self.client.is_ipv4() {
             checksum(Sum::default().add(packet.from(start)))
         } else {
-            self.transport_checksum(ICMPV6, self.engine.ip(), self.client.ip(), packet.from(start))
+            transport_checksum(ICMPV6, self.engine.ip(), self.client.ip(), packet.from(start))
         };
         packet.set_u16(start + 2, sum);
         packet
@@ -229,20 +229,20 @@ impl Syn {
         }
         packet
     }
+}
 
-    /// The checksum over the pseudo-header (RFC 9293, RFC 8200) and `payload`.
-    fn transport_checksum(&self, protocol: u8, source: IpAddr, destination: IpAddr, payload: &[u8]) -> u16 {
-        let sum = match (source, destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                Sum::default().add(&source.octets()).add(&destination.octets())
-            }
-            (source, destination) => {
-                Sum::default().add(&super::address::octets(source)).add(&super::address::octets(destination))
-            }
-        };
-        let len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
-        checksum(sum.add(&[0, protocol]).add(&len.to_be_bytes()).add(payload))
-    }
+/// The checksum over the pseudo-header (RFC 9293, RFC 8200) and `payload`.
+fn transport_checksum(protocol: u8, source: IpAddr, destination: IpAddr, payload: &[u8]) -> u16 {
+    let sum = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            Sum::default().add(&source.octets()).add(&destination.octets())
+        }
+        (source, destination) => {
+            Sum::default().add(&super::address::octets(source)).add(&super::address::octets(destination))
+        }
+    };
+    let len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
+    checksum(sum.add(&[0, protocol]).add(&len.to_be_bytes()).add(payload))
 }
 
 /// A running ones' complement sum (RFC 1071). Every part but the last must be of even length.

@@ -63,10 +63,12 @@ pub struct Programs {
     engines: HashMap<MapData, u64, Engine>,
     verdicts: HashMap<MapData, u64, Verdict>,
     originals: HashMap<MapData, ClientKey, redial_ebpf::Original>,
-    counters: PerCpuArray<MapData, u64>,
     handshake: HandshakeMode,
     full: bool,
 }
+
+/// What the programs count. Readable from any thread.
+pub struct KernelCounters(PerCpuArray<MapData, u64>);
 
 /// The links that make a cgroup a workload. Dropping it detaches the programs.
 #[derive(Debug)]
@@ -110,7 +112,7 @@ impl Programs {
     pub fn load(
         handshake: HandshakeMode,
         exclusions: &Exclusions,
-    ) -> Result<(Self, EventStream), InterceptError> {
+    ) -> Result<(Self, EventStream, KernelCounters), InterceptError> {
         let object = OBJECT.ok_or(InterceptError::NoObject)?;
         let mut ebpf = EbpfLoader::new().load(object).map_err(InterceptError::Load)?;
         for name in [CONNECT4, CONNECT6] {
@@ -135,6 +137,8 @@ impl Programs {
         let events = RingBuf::try_from(take(&mut ebpf, redial_ebpf::EVENTS)?).map_err(map_error("EVENTS"))?;
         let events = EventStream::new(events).map_err(InterceptError::Events)?;
         exclude(&mut ebpf, exclusions)?;
+        let counters = take(&mut ebpf, redial_ebpf::COUNTERS)?;
+        let counters = KernelCounters(PerCpuArray::try_from(counters).map_err(map_error("COUNTERS"))?);
         let programs = Self {
             engines: HashMap::try_from(take(&mut ebpf, redial_ebpf::ENGINES)?)
                 .map_err(map_error("ENGINES"))?,
@@ -142,13 +146,11 @@ impl Programs {
                 .map_err(map_error("VERDICTS"))?,
             originals: HashMap::try_from(take(&mut ebpf, redial_ebpf::ORIGINALS)?)
                 .map_err(map_error("ORIGINALS"))?,
-            counters: PerCpuArray::try_from(take(&mut ebpf, redial_ebpf::COUNTERS)?)
-                .map_err(map_error("COUNTERS"))?,
             ebpf,
             handshake,
             full: false,
         };
-        Ok((programs, events))
+        Ok((programs, events, counters))
     }
 
     /// Attaches every program to a cgroup. The connect hooks come last, so that no connection is redirected before
@@ -211,7 +213,7 @@ impl Programs {
 
     /// The upstream connection exists: getsockname() answers with `local`, and the client's SYNs pass.
     pub fn connected(&mut self, socket_cookie: u64, local: SocketAddr) -> Result<(), InterceptError> {
-        let verdict = Verdict { local: endpoint(local), kind: VERDICT_CONNECTED, _pad: 0 };
+        let verdict = Verdict { local: endpoint(local), kind: VERDICT_CONNECTED, padding: 0 };
         self.verdicts.insert(socket_cookie, verdict, 0).map_err(map_error("VERDICTS"))
     }
 
@@ -232,22 +234,11 @@ impl Programs {
             netns_cookie: namespace.cookie(),
             port: client.port(),
             family: if client.is_ipv4() { 4 } else { 6 },
-            _pad: 0,
+            padding: 0,
         };
         let original = self.originals.get(&key, 0).ok()?;
         let _ = self.originals.remove(&key);
         Some(Original::from(&original))
-    }
-
-    /// What the programs did so far, summed over the processors, in the order of [`Counter::ALL`].
-    #[must_use]
-    pub fn counters(&self) -> [u64; Counter::ALL.len()] {
-        Counter::ALL.map(|counter| {
-            // A fieldless enum's value is its index.
-            #[expect(clippy::as_conversions, reason = "an enum's discriminant has no other reading")]
-            let index = counter as u32;
-            self.counters.get(&index, 0).map_or(0, |values| values.iter().sum())
-        })
     }
 
     fn flags(&self) -> u32 {
@@ -283,6 +274,19 @@ impl Programs {
             .attach(directory, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)
             .and_then(|link| program.take_link(link))
             .map_err(|source| InterceptError::Attach { program: EGRESS, cgroup: cgroup.to_owned(), source })
+    }
+}
+
+impl KernelCounters {
+    /// What they did so far, summed over the processors, in the order of [`Counter::ALL`].
+    #[must_use]
+    pub fn read(&self) -> [u64; Counter::ALL.len()] {
+        Counter::ALL.map(|counter| {
+            // A fieldless enum's value is its index.
+            #[expect(clippy::as_conversions, reason = "an enum's discriminant has no other reading")]
+            let index = counter as u32;
+            self.0.get(&index, 0).map_or(0, |values| values.iter().sum())
+        })
     }
 }
 

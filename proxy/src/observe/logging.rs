@@ -27,9 +27,14 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging, panics included. Once a process.
-pub fn init(format: LogFormat) -> Result<(), Error> {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).try_from_env()?;
+/// Starts logging, panics included. Once a process. Without RUST_LOG, from `level` up.
+pub fn init(format: LogFormat, level: tracing::Level) -> Result<(), Error> {
+    let level = LevelFilter::from_level(level);
+    let builder = EnvFilter::builder().with_default_directive(level.into());
+    let filter = match env::var_os(EnvFilter::DEFAULT_ENV) {
+        Some(_) => builder.try_from_env()?,
+        None => builder.parse_lossy(""),
+    };
     let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     dispatch(format, filter, io::stderr().is_terminal() && !plain, io::stderr).try_init()?;
     log_panics();

@@ -16,11 +16,15 @@ use crate::reason::{AttemptOutcome, Reason};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectRetry {
     max_connect_attempts: NonZeroU32,
-    connect_timeout: Duration,
+    connect_timeout: Option<Duration>,
     timeout: Option<Duration>,
     backoff: Backoff,
     retry_on: RetryOn,
 }
+
+/// After this time an attempt that may be followed by another is given up, where the policy names no connect timeout.
+/// Envoy's default.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why values are no [`ConnectRetry`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -83,15 +87,16 @@ pub fn decide(
 }
 
 impl ConnectRetry {
-    /// Without `timeout` only the client's own patience limits the attempts together.
+    /// Without `connect_timeout` see [`ConnectRetry::attempt_limit`]. Without `timeout` only the client's own patience
+    /// limits the attempts together.
     pub fn try_new(
         max_connect_attempts: NonZeroU32,
-        connect_timeout: Duration,
+        connect_timeout: Option<Duration>,
         timeout: Option<Duration>,
         backoff: Backoff,
         retry_on: RetryOn,
     ) -> Result<Self, ConnectRetryError> {
-        if connect_timeout.is_zero() {
+        if connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(ConnectRetryError::ZeroConnectTimeout);
         }
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
@@ -106,7 +111,7 @@ impl ConnectRetry {
     }
 
     #[must_use]
-    pub fn connect_timeout(&self) -> Duration {
+    pub fn connect_timeout(&self) -> Option<Duration> {
         self.connect_timeout
     }
 
@@ -125,23 +130,27 @@ impl ConnectRetry {
         self.retry_on
     }
 
-    /// How long the next attempt may take when this much time has passed since the first began: zero when the overall
-    /// timeout has run out.
+    /// How long the next attempt may take, after `made` others and this much time since the first began. Zero when the
+    /// overall timeout has run out; `None` when only the network or the client ends it.
+    ///
+    /// A policy that names no connect timeout still moves on from an attempt that hangs, but never gives a connection
+    /// up that would have been made without redial: the last attempt has all the time that the client has.
     #[must_use]
-    pub fn next_attempt_timeout(&self, elapsed: Duration) -> Duration {
-        match self.timeout {
-            Some(timeout) => self.connect_timeout.min(timeout.saturating_sub(elapsed)),
-            None => self.connect_timeout,
-        }
+    pub fn attempt_limit(&self, made: u32, elapsed: Duration) -> Option<Duration> {
+        let is_last = made.saturating_add(1) >= self.max_connect_attempts.get()
+            || !self.retry_on.contains(AttemptOutcome::Timeout);
+        let own = self.connect_timeout.or((!is_last).then_some(DEFAULT_CONNECT_TIMEOUT));
+        let left = self.timeout.map(|timeout| timeout.saturating_sub(elapsed));
+        [own, left].into_iter().flatten().min()
     }
 }
 
-/// Three attempts of 5 s at most, 25 ms base backoff, after any failure.
+/// Three attempts, 25 ms base backoff, after any failure.
 impl Default for ConnectRetry {
     fn default() -> Self {
         Self {
             max_connect_attempts: const { NonZeroU32::new(3).unwrap() },
-            connect_timeout: Duration::from_secs(5),
+            connect_timeout: None,
             timeout: None,
             backoff: Backoff::default(),
             retry_on: RetryOn::ALL,
@@ -213,7 +222,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{ConnectRetry, ConnectRetryError, Failure, RetryOn, decide};
+    use super::{ConnectRetry, ConnectRetryError, DEFAULT_CONNECT_TIMEOUT, Failure, RetryOn, decide};
     use crate::reason::{AttemptOutcome, Reason};
     use crate::retry::{Attempts, Backoff, Jitter, Verdict};
 
@@ -226,7 +235,7 @@ mod tests {
 
     fn policy(attempts: u32, timeout: Option<Duration>, retry_on: RetryOn) -> ConnectRetry {
         let attempts = NonZeroU32::new(attempts).unwrap();
-        ConnectRetry::try_new(attempts, ms(1_000), timeout, Backoff::default(), retry_on).unwrap()
+        ConnectRetry::try_new(attempts, Some(ms(1_000)), timeout, Backoff::default(), retry_on).unwrap()
     }
 
     fn verdict(policy: &ConnectRetry, made: u32, elapsed: Duration, failure: AttemptOutcome) -> Verdict {
@@ -309,10 +318,26 @@ mod tests {
     #[test]
     fn an_attempt_ends_with_the_overall_timeout() {
         let limited = policy(3, Some(ms(2_500)), RetryOn::ALL);
-        assert_eq!(limited.next_attempt_timeout(Duration::ZERO), ms(1_000));
-        assert_eq!(limited.next_attempt_timeout(ms(2_400)), ms(100));
-        assert_eq!(limited.next_attempt_timeout(Duration::MAX), Duration::ZERO);
-        assert_eq!(policy(3, None, RetryOn::ALL).next_attempt_timeout(Duration::MAX), ms(1_000));
+        assert_eq!(limited.attempt_limit(0, Duration::ZERO), Some(ms(1_000)));
+        assert_eq!(limited.attempt_limit(1, ms(2_400)), Some(ms(100)));
+        assert_eq!(limited.attempt_limit(1, Duration::MAX), Some(Duration::ZERO));
+        assert_eq!(policy(3, None, RetryOn::ALL).attempt_limit(2, Duration::MAX), Some(ms(1_000)));
+    }
+
+    #[test]
+    fn without_a_connect_timeout_the_last_attempt_has_the_clients_time() {
+        let attempts = NonZeroU32::new(3).unwrap();
+        let policy = |timeout, retry_on| {
+            ConnectRetry::try_new(attempts, None, timeout, Backoff::default(), retry_on).unwrap()
+        };
+        let patient = policy(None, RetryOn::ALL);
+        assert_eq!(patient.attempt_limit(0, Duration::ZERO), Some(DEFAULT_CONNECT_TIMEOUT));
+        assert_eq!(patient.attempt_limit(1, Duration::MAX), Some(DEFAULT_CONNECT_TIMEOUT));
+        assert_eq!(patient.attempt_limit(2, Duration::ZERO), None);
+        let refused_only = policy(None, [Failure::Refused].into_iter().collect());
+        assert_eq!(refused_only.attempt_limit(0, Duration::ZERO), None, "no attempt would follow");
+        let limited = policy(Some(ms(7_000)), RetryOn::ALL);
+        assert_eq!(limited.attempt_limit(2, ms(6_000)), Some(ms(1_000)));
     }
 
     #[test]
@@ -320,8 +345,8 @@ mod tests {
         let try_new = |connect_timeout, timeout| {
             ConnectRetry::try_new(NonZeroU32::MIN, connect_timeout, timeout, Backoff::default(), RetryOn::ALL)
         };
-        assert_eq!(try_new(Duration::ZERO, None), Err(ConnectRetryError::ZeroConnectTimeout));
-        assert_eq!(try_new(ms(1), Some(Duration::ZERO)), Err(ConnectRetryError::ZeroTimeout));
+        assert_eq!(try_new(Some(Duration::ZERO), None), Err(ConnectRetryError::ZeroConnectTimeout));
+        assert_eq!(try_new(Some(ms(1)), Some(Duration::ZERO)), Err(ConnectRetryError::ZeroTimeout));
     }
 
     #[test]

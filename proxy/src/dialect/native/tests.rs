@@ -84,7 +84,7 @@ spec:
     ];
     assert_eq!(to.collect::<Vec<_>>(), expected.map(|(address, port)| (address.to_owned(), port)));
     assert_eq!(policy.tcp.max_connect_attempts().get(), 5);
-    assert_eq!(policy.tcp.connect_timeout(), Duration::from_secs(1));
+    assert_eq!(policy.tcp.connect_timeout(), Some(Duration::from_secs(1)));
     assert_eq!(policy.tcp.timeout(), Some(Duration::from_millis(90_500)));
     let (base, max) = (Duration::from_millis(30), Duration::from_millis(300));
     assert_eq!(policy.tcp.backoff(), Backoff::try_new(base, Some(max)).unwrap());

@@ -1,0 +1,357 @@
+//! What the intake thread knows: the programs, the policies in force, the workloads, and what happened so far.
+
+use super::{
+    clients::{Client, Clients},
+    engine::{Engine, EngineError},
+    enrolment::Enrolment,
+    limits::{Limits, Slot},
+};
+use crate::{
+    endpoint::Names,
+    intercept::{Attachment, Cgroup, InterceptError, NetworkNamespace, Original, Programs},
+    observe::{
+        AccessLog, Connection, Metrics, RecentGiveUps, Status,
+        status::{PolicyStatus, WorkloadStatus},
+    },
+    policy::Table,
+    retry::{BudgetPolicy, Budgets},
+    tcp::{Job, OnEnd, Workers, connect},
+};
+use hickory_resolver::TokioResolver;
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    process,
+    rc::{Rc, Weak},
+    sync::Arc,
+    thread,
+};
+use tokio::time::Instant;
+
+/// How many cgroups are remembered as belonging to a workload.
+const MAX_KNOWN_CGROUPS: usize = 16_384;
+
+pub struct Node {
+    programs: Rc<RefCell<Programs>>,
+    full: Cell<bool>,
+    table: RefCell<Arc<Table>>,
+    config_error: RefCell<Option<String>>,
+    names: Names,
+    resolver: Rc<TokioResolver>,
+    budgets: RefCell<Budgets>,
+    epoch: Instant,
+    clients: Clients,
+    workloads: RefCell<Vec<Rc<Enrolment>>>,
+    /// Workloads that another agent has taken over: their last connections are still served.
+    handed_over: RefCell<Vec<Rc<Enrolment>>>,
+    engines: RefCell<HashMap<u64, Weak<Engine>>>,
+    known_cgroups: RefCell<HashMap<u64, Arc<str>>>,
+    limits: Limits,
+    workers: Workers,
+    metrics: Metrics,
+    give_ups: RecentGiveUps,
+    access_log: Option<Arc<AccessLog>>,
+}
+
+impl Node {
+    pub fn new(
+        programs: Programs,
+        table: Table,
+        resolver: Rc<TokioResolver>,
+        metrics: Metrics,
+        access_log: Option<AccessLog>,
+        give_ups: RecentGiveUps,
+        limits: Limits,
+    ) -> io::Result<Rc<Self>> {
+        let access_log = access_log.map(Arc::new);
+        let on_end = {
+            let (metrics, give_ups, access_log) = (metrics.clone(), give_ups.clone(), access_log.clone());
+            let on_end: OnEnd =
+                Arc::new(move |record| record_end(&metrics, &give_ups, access_log.as_deref(), record));
+            on_end
+        };
+        let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        metrics.policies_in_force(table.policies().count());
+        Ok(Rc::new(Self {
+            programs: Rc::new(RefCell::new(programs)),
+            full: Cell::new(false),
+            table: RefCell::new(Arc::new(table)),
+            config_error: RefCell::default(),
+            names: Names::default(),
+            resolver,
+            budgets: RefCell::new(Budgets::new(BudgetPolicy::default())),
+            epoch: Instant::now(),
+            clients: Clients::default(),
+            workloads: RefCell::default(),
+            handed_over: RefCell::default(),
+            engines: RefCell::default(),
+            known_cgroups: RefCell::default(),
+            limits,
+            workers: Workers::start(threads, &on_end)?,
+            metrics,
+            give_ups,
+            access_log,
+        }))
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.borrow())
+    }
+
+    /// What the attempts of all connections share.
+    pub fn shared(&self) -> connect::Shared<'_> {
+        connect::Shared { budgets: &self.budgets, metrics: &self.metrics, epoch: self.epoch }
+    }
+
+    // Workloads.
+
+    pub fn attach(&self, cgroup: &Cgroup) -> Result<Attachment, InterceptError> {
+        self.programs.borrow_mut().attach(cgroup)
+    }
+
+    pub fn add(&self, enrolment: Rc<Enrolment>) {
+        self.workloads.borrow_mut().push(enrolment);
+        self.metrics.workloads_enrolled(self.workload_count());
+    }
+
+    pub fn workload_count(&self) -> usize {
+        self.workloads.borrow().len()
+    }
+
+    pub fn policy_count(&self) -> usize {
+        self.table.borrow().policies().count()
+    }
+
+    /// Leaves a workload to another agent, and serves the connections that it has here.
+    pub fn hand_over(&self, workload: &str) {
+        let mut workloads = self.workloads.borrow_mut();
+        if let Some(index) = workloads.iter().position(|enrolment| &*enrolment.workload() == workload) {
+            let enrolment = workloads.remove(index);
+            enrolment.stop_intake();
+            self.handed_over.borrow_mut().push(enrolment);
+        }
+        self.metrics.workloads_enrolled(workloads.len());
+    }
+
+    /// Sends new connections of every workload past this agent.
+    pub fn stop_intake(&self) {
+        for enrolment in self.workloads.borrow().iter() {
+            enrolment.stop_intake();
+        }
+    }
+
+    /// The engine of a namespace: the one that there is, or a new one.
+    pub fn engine_for(self: &Rc<Self>, namespace: NetworkNamespace) -> Result<Rc<Engine>, EngineError> {
+        let cookie = namespace.cookie();
+        if let Some(engine) = self.engine(cookie) {
+            return Ok(engine);
+        }
+        let engine = Engine::open(self, &self.programs, namespace)?;
+        self.engines.borrow_mut().insert(cookie, Rc::downgrade(&engine));
+        Ok(engine)
+    }
+
+    pub fn engine(&self, netns_cookie: u64) -> Option<Rc<Engine>> {
+        self.engines.borrow().get(&netns_cookie)?.upgrade()
+    }
+
+    /// A process connected from a namespace without an engine: opens one, if it can still be found.
+    pub fn find_namespace(self: &Rc<Self>, netns_cookie: u64, cgroup_id: u64) {
+        tracing::debug!(netns_cookie, cgroup_id, "a connection went direct: its namespace was not known yet");
+        let workloads = self.workloads.borrow().clone();
+        for enrolment in workloads.iter().filter(|enrolment| enrolment.engine(netns_cookie).is_none()) {
+            enrolment.look(self);
+        }
+    }
+
+    /// The name of the workload that a cgroup belongs to.
+    pub fn workload(&self, cgroup_id: u64) -> Arc<str> {
+        if let Some(workload) = self.known_cgroups.borrow().get(&cgroup_id) {
+            return Arc::clone(workload);
+        }
+        let mut known = self.known_cgroups.borrow_mut();
+        if known.len() >= MAX_KNOWN_CGROUPS {
+            known.clear();
+        }
+        let (workloads, handed_over) = (self.workloads.borrow(), self.handed_over.borrow());
+        let all = workloads.iter().chain(handed_over.iter());
+        let owner = all.clone().find(|enrolment| enrolment.cgroup().ids().contains(&cgroup_id));
+        // A cgroup that is gone already can only have been one of theirs.
+        let workload =
+            owner.or_else(|| all.clone().next()).map_or_else(|| Arc::from(""), |one| one.workload());
+        known.insert(cgroup_id, Arc::clone(&workload));
+        workload
+    }
+
+    /// What has to be looked at from time to time.
+    pub fn housekeeping(self: &Rc<Self>) {
+        let mut gone = Vec::new();
+        for enrolment in self.workloads.borrow().iter() {
+            if enrolment.cgroup().exists() {
+                enrolment.look(self);
+                enrolment.close_idle();
+            } else {
+                gone.push(enrolment.workload());
+            }
+        }
+        for workload in gone {
+            tracing::info!(%workload, "the workload's cgroup is gone");
+            self.workloads.borrow_mut().retain(|enrolment| enrolment.workload() != workload);
+            self.metrics.workloads_enrolled(self.workload_count());
+        }
+        self.engines.borrow_mut().retain(|_, engine| engine.strong_count() > 0);
+        self.follow_limit();
+    }
+
+    // Policies.
+
+    pub fn set_table(&self, table: Table) {
+        self.metrics.config_reloaded();
+        self.metrics.policies_in_force(table.policies().count());
+        *self.table.borrow_mut() = Arc::new(table);
+        *self.config_error.borrow_mut() = None;
+        tracing::info!(policies = self.policy_count(), "policies reloaded");
+    }
+
+    pub fn refuse_table(&self, error: &str) {
+        self.metrics.config_refused();
+        tracing::error!(error, "the policies were not reloaded; the last good ones stay in force");
+        *self.config_error.borrow_mut() = Some(error.to_owned());
+    }
+
+    /// Follows the addresses of the names in the policies.
+    pub async fn watch_names(&self) {
+        let hosts: Vec<_> = self.table().hosts().cloned().collect();
+        self.names.watch(&self.resolver, hosts).await;
+    }
+
+    // Connections.
+
+    pub fn take_slot(&self) -> Option<Slot> {
+        let slot = self.limits.take();
+        self.follow_limit();
+        slot
+    }
+
+    pub fn active(&self) -> usize {
+        self.limits.active()
+    }
+
+    /// Waits until no connection is held or relayed.
+    pub async fn idle(&self) {
+        self.limits.idle().await;
+    }
+
+    pub fn wait_for(&self, socket_cookie: u64) -> Client {
+        self.clients.wait(socket_cookie)
+    }
+
+    pub fn client_gone(&self, socket_cookie: u64) {
+        self.clients.gone(socket_cookie);
+        self.programs.borrow_mut().forget(socket_cookie);
+    }
+
+    /// Tells the programs about an upstream connection: what getsockname() answers, and that SYNs pass.
+    pub fn connected(&self, socket_cookie: u64, local: SocketAddr) {
+        if let Err(error) = self.programs.borrow_mut().connected(socket_cookie, local) {
+            tracing::warn!(%error, "getsockname() will answer with the engine's address");
+        }
+    }
+
+    /// Tells the programs that a client's connect() is to end with ETIMEDOUT.
+    pub fn timed_out(&self, socket_cookie: u64) {
+        if let Err(error) = self.programs.borrow_mut().timed_out(socket_cookie) {
+            tracing::warn!(%error, "a client waits for its own timeout");
+        }
+    }
+
+    pub fn take_original(&self, engine: &Engine, client: SocketAddr) -> Option<Original> {
+        self.programs.borrow_mut().take_original(engine.namespace(), client)
+    }
+
+    pub fn relay(&self, job: Job) {
+        self.workers.relay(job);
+    }
+
+    /// A connection ended without having been relayed.
+    pub fn ended(&self, record: Connection) {
+        record_end(&self.metrics, &self.give_ups, self.access_log.as_deref(), record);
+    }
+
+    /// Resets everything that is still relayed.
+    pub fn reset_all(&self) {
+        self.workers.stop();
+    }
+
+    // What operators see.
+
+    pub fn reopen_access_log(&self) {
+        if let Some(access_log) = &self.access_log {
+            access_log.reopen();
+        }
+    }
+
+    pub fn status(&self, ready: bool) -> Status {
+        let workloads = self.workloads.borrow();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            started: self.metrics.started().unix_seconds(),
+            ready,
+            draining: workloads.is_empty() && !self.handed_over.borrow().is_empty(),
+            workloads: workloads
+                .iter()
+                .map(|enrolment| WorkloadStatus {
+                    name: enrolment.workload().to_string(),
+                    cgroup: enrolment.cgroup().path().to_owned(),
+                    network_namespaces: enrolment.namespaces(),
+                    connections_active: 0,
+                })
+                .collect(),
+            policies: self
+                .table()
+                .policies()
+                .map(|policy| PolicyStatus {
+                    name: policy.name.to_string(),
+                    origin: policy.origin.to_string(),
+                })
+                .collect(),
+            totals: self.metrics.totals(),
+            last_config_error: self.config_error.borrow().clone(),
+            last_give_ups: self.give_ups.list(),
+        }
+    }
+
+    fn follow_limit(&self) {
+        let full = self.limits.sends_direct(self.full.get());
+        if full != self.full.replace(full) {
+            tracing::warn!(full, connections = self.active(), "the bound of connections");
+            if let Err(error) = self.programs.borrow_mut().set_full(full) {
+                tracing::error!(%error, "cannot tell the kernel programs of the bound");
+            }
+        }
+    }
+}
+
+fn record_end(
+    metrics: &Metrics,
+    give_ups: &RecentGiveUps,
+    access_log: Option<&AccessLog>,
+    record: Connection,
+) {
+    metrics.connection_ended(&record);
+    give_ups.connection_ended(&record);
+    if let Some(access_log) = access_log {
+        access_log.record(record);
+    }
+}

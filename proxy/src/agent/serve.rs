@@ -1,0 +1,290 @@
+//! The path of one connection, from the client's SYN to the relay or to the client's errno.
+
+use super::{clients::Client, engine::Engine, limits::Slot, node::Node};
+use crate::{
+    endpoint::Choice,
+    intercept::{Answer, Handshake, OriginalDestination, Syn},
+    observe::{self, Connection, Timestamp},
+    policy::Policy,
+    reason::{AttemptOutcome, Reason},
+    tcp::{Dialer, Failed, Job, connect, relay},
+};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+/// A client whose SYN was released completes the handshake on loopback at once, or has gone.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
+/// An answer may come while the client's socket is in the middle of a system call, and ICMP errors are lost on it
+/// then. So answers are repeated until the client is seen to have gone, at these intervals.
+const ANSWER_INTERVALS: [Duration; 8] = [
+    Duration::from_micros(300),
+    Duration::from_millis(1),
+    Duration::from_millis(3),
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+];
+
+/// A connection on its way, and what will be recorded of it.
+struct Arrival {
+    node: Rc<Node>,
+    slot: Slot,
+    begun: Instant,
+    started: std::time::Instant,
+    workload: Arc<str>,
+    destination: SocketAddr,
+    policy: Arc<Policy>,
+    endpoints: Choice,
+    dialer: Dialer,
+    handshake: observe::Handshake,
+}
+
+/// Serves a client whose handshake is held.
+pub fn held(node: &Rc<Node>, handshake: &Handshake) {
+    let Some(engine) = node.engine(handshake.netns_cookie) else {
+        // Its namespace's engine was just closed: the SYN's repeat finds no listener, and is refused.
+        node.metrics().events_lost(1);
+        return;
+    };
+    let client = node.wait_for(handshake.socket_cookie);
+    let syn = handshake.syn;
+    let Some(slot) = node.take_slot() else {
+        node.metrics().connection_turned_away(Reason::Overloaded);
+        tokio::task::spawn_local(answer(engine, client, syn, Answer::Reset));
+        return;
+    };
+    let arrival = Arrival::new(
+        node,
+        &engine,
+        slot,
+        handshake.cgroup_id,
+        handshake.destination,
+        handshake.mark,
+        syn.traffic_class(),
+        observe::Handshake::Held,
+    );
+    tokio::task::spawn_local(arrival.connect_held(engine, client, handshake.socket_cookie, syn));
+}
+
+/// Serves a client that the engine has accepted without having held its handshake.
+pub fn accepted(node: &Rc<Node>, engine: &Rc<Engine>, stream: TcpStream, client: SocketAddr) {
+    let Some(original) = node.take_original(engine, client) else {
+        // Some process connected to the engine's port by itself.
+        tracing::debug!(%client, "a connection without an original destination");
+        node.metrics().connection_turned_away(Reason::NoOriginalDestination);
+        relay::reset(&stream);
+        return;
+    };
+    let Some(slot) = node.take_slot() else {
+        node.metrics().connection_turned_away(Reason::Overloaded);
+        relay::reset(&stream);
+        return;
+    };
+    let arrival = Arrival::new(
+        node,
+        engine,
+        slot,
+        original.cgroup_id,
+        original.destination,
+        original.mark,
+        0,
+        observe::Handshake::Eager,
+    );
+    tokio::task::spawn_local(arrival.connect_eager(stream, original.socket_cookie));
+}
+
+impl Arrival {
+    #[expect(clippy::too_many_arguments, reason = "the two kinds of arrival know the same eight things")]
+    fn new(
+        node: &Rc<Node>,
+        engine: &Engine,
+        slot: Slot,
+        cgroup_id: u64,
+        destination: OriginalDestination,
+        mark: u32,
+        traffic_class: u8,
+        handshake: observe::Handshake,
+    ) -> Self {
+        let destination = destination.address();
+        let table = node.table();
+        let matched = table.lookup(destination, |host, address| node.names().has(host, address));
+        let others = matched.host.map(|host| node.names().addresses(host)).unwrap_or_default();
+        Self {
+            node: Rc::clone(node),
+            slot,
+            begun: Instant::now(),
+            started: std::time::Instant::now(),
+            workload: node.workload(cgroup_id),
+            destination,
+            policy: Arc::clone(matched.policy),
+            endpoints: Choice::new(destination, others),
+            dialer: Dialer { namespace: Arc::clone(engine.namespace()), mark, traffic_class },
+            handshake,
+        }
+    }
+
+    async fn connect_held(self, engine: Rc<Engine>, mut client: Client, socket_cookie: u64, syn: Syn) {
+        let node = Rc::clone(&self.node);
+        let held = node.metrics().handshake_held();
+        let mut progress = connect::Progress::default();
+        let result = {
+            let shared = node.shared();
+            let attempts = connect::connect(
+                &self.policy,
+                self.destination,
+                self.endpoints.clone(),
+                &self.dialer,
+                &shared,
+                &mut progress,
+            );
+            tokio::select! {
+                () = client.gone() => Err(Failed { why: Reason::ClientGone, last: AttemptOutcome::Cancelled }),
+                result = attempts => result,
+            }
+        };
+        drop(held);
+        let mut record = self.record(progress);
+        let (upstream, endpoint) = match result {
+            Ok(connected) => connected,
+            Err(failed) => {
+                tracing::debug!(destination = %self.destination, why = failed.why.as_str(), "gave up");
+                record.reason = failed.why;
+                if failed.why != Reason::ClientGone {
+                    self.refuse(&engine, client, socket_cookie, syn, failed.last).await;
+                }
+                return self.end(record);
+            }
+        };
+        record.endpoint = Some(endpoint);
+        record.source = upstream.local_addr().ok();
+        if let Some(local) = record.source {
+            node.connected(socket_cookie, local);
+        }
+        let accepted = engine.expect(syn.client());
+        if let Err(error) = engine.send(&syn.released()) {
+            // The client's own next SYN passes, a second after its first.
+            tracing::warn!(%error, "cannot put a held SYN back");
+        }
+        let accepted = tokio::select! {
+            biased;
+            accepted = accepted => accepted.map_err(|_| Reason::HandshakeLost),
+            () = client.gone() => Err(Reason::ClientGone),
+            () = sleep(HANDSHAKE_PATIENCE) => Err(Reason::HandshakeLost),
+        };
+        match accepted {
+            Ok(stream) => self.relay(stream, upstream, record),
+            Err(reason) => {
+                engine.forget(syn.client());
+                relay::reset(&upstream);
+                record.reason = reason;
+                self.end(record);
+            }
+        }
+    }
+
+    async fn connect_eager(self, client: TcpStream, socket_cookie: u64) {
+        let node = Rc::clone(&self.node);
+        let mut progress = connect::Progress::default();
+        let result = {
+            let shared = node.shared();
+            let endpoints = self.endpoints.clone();
+            connect::connect(&self.policy, self.destination, endpoints, &self.dialer, &shared, &mut progress)
+                .await
+        };
+        let mut record = self.record(progress);
+        match result {
+            Ok((upstream, endpoint)) => {
+                record.endpoint = Some(endpoint);
+                record.source = upstream.local_addr().ok();
+                if let Some(local) = record.source {
+                    node.connected(socket_cookie, local);
+                }
+                self.relay(client, upstream, record);
+            }
+            Err(failed) => {
+                relay::reset(&client);
+                record.reason = failed.why;
+                self.end(record);
+            }
+        }
+    }
+
+    /// Makes the client's connect() fail as the last attempt did.
+    async fn refuse(
+        &self,
+        engine: &Rc<Engine>,
+        client: Client,
+        socket_cookie: u64,
+        syn: Syn,
+        last: AttemptOutcome,
+    ) {
+        let words = match last {
+            AttemptOutcome::Refused | AttemptOutcome::Reset => Answer::Reset,
+            AttemptOutcome::NetworkUnreachable => Answer::NetworkUnreachable,
+            // What kept this host from connecting has no word on the wire; this is the nearest.
+            AttemptOutcome::HostUnreachable | AttemptOutcome::Local => Answer::HostUnreachable,
+            AttemptOutcome::Timeout => return self.node.timed_out(socket_cookie),
+            AttemptOutcome::Connected | AttemptOutcome::Cancelled => return,
+        };
+        answer(Rc::clone(engine), client, syn, words).await;
+    }
+
+    fn relay(self, client: TcpStream, upstream: TcpStream, record: Connection) {
+        let streams = client.into_std().and_then(|client| Ok((client, upstream.into_std()?)));
+        match streams {
+            Ok((client, upstream)) => {
+                let _ = client.set_nodelay(true);
+                let guard = Box::new((self.slot, self.node.metrics().connection_opened()));
+                self.node.relay(Job { client, upstream, record, begun: self.started, guard });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot hand a connection to its relay");
+                self.end(Connection { reason: Reason::Overloaded, ..record });
+            }
+        }
+    }
+
+    fn record(&self, progress: connect::Progress) -> Connection {
+        let attempts = progress.finish(self.node.metrics());
+        let connect = self.begun.elapsed();
+        self.node.metrics().connect_ended(connect, &attempts);
+        Connection {
+            time: Timestamp::now(),
+            workload: Arc::clone(&self.workload),
+            source: None,
+            original_destination: self.destination,
+            endpoint: None,
+            policy: Arc::from(self.policy.name.to_string()),
+            handshake: self.handshake,
+            attempts,
+            bytes_sent: 0,
+            bytes_received: 0,
+            connect,
+            duration: connect,
+            reason: Reason::Closed,
+        }
+    }
+
+    fn end(&self, record: Connection) {
+        self.node.ended(Connection { time: Timestamp::now(), duration: self.begun.elapsed(), ..record });
+    }
+}
+
+/// Answers a held SYN until the client is seen to have gone.
+async fn answer(engine: Rc<Engine>, mut client: Client, syn: Syn, answer: Answer) {
+    let packet = syn.answer(answer);
+    for interval in ANSWER_INTERVALS {
+        if let Err(error) = engine.send(&packet) {
+            tracing::warn!(%error, "cannot answer a held SYN");
+        }
+        if timeout(interval, client.gone()).await.is_ok() {
+            return;
+        }
+    }
+    tracing::warn!(client = %syn.client(), "a client does not take the answer to its SYN");
+}

@@ -1,0 +1,99 @@
+//! The options of every command that starts an agent.
+
+use crate::{
+    agent::{AtLimit, Settings},
+    intercept::{Exclusions, HandshakeMode},
+    observe::{access_log::Target, logging::LogFormat},
+};
+use anyhow::Context as _;
+use clap::Args;
+use ipnet::IpNet;
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::Uid,
+};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+#[derive(Args, Debug)]
+pub struct Options {
+    /// A policy file, or a folder of them; may be repeated
+    #[arg(long, value_name = "PATH")]
+    config: Vec<PathBuf>,
+
+    /// When a connect() is answered: when the upstream's answer is known, or at once
+    #[arg(long, value_enum, default_value_t)]
+    handshake: HandshakeMode,
+
+    /// A destination port that is never intercepted; may be repeated
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    exclude_port: Vec<u16>,
+
+    /// A destination range that is never intercepted, such as 10.0.0.0/8; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    exclude_cidr: Vec<IpNet>,
+
+    /// Where metrics and health are served, such as 127.0.0.1:9090
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+
+    /// How the resolver for host names in policies is set up
+    #[arg(long, value_name = "PATH", default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
+
+    /// How many connections may be held or relayed at a time [default: what the descriptor limit allows]
+    #[arg(long, value_name = "COUNT", value_parser = positive)]
+    max_connections: Option<usize>,
+
+    /// What happens to new connections at that bound
+    #[arg(long, value_enum, default_value_t)]
+    at_limit: AtLimit,
+
+    /// The format of the log on standard error
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+impl Options {
+    pub fn settings(&self, access_log: Option<Target>, drain_timeout: Duration) -> Settings {
+        Settings {
+            config: self.config.clone(),
+            handshake: self.handshake,
+            exclusions: Exclusions { ports: self.exclude_port.clone(), ranges: self.exclude_cidr.clone() },
+            access_log,
+            metrics: self.metrics,
+            resolv_conf: self.resolv_conf.clone(),
+            max_connections: self.max_connections,
+            at_limit: self.at_limit,
+            drain_timeout,
+        }
+    }
+}
+
+/// What an agent needs of its process before it starts.
+pub fn prepare_process() -> anyhow::Result<()> {
+    anyhow::ensure!(
+        Uid::effective().is_root(),
+        "root is needed to load kernel programs; try: sudo redial ..."
+    );
+    // Each connection takes two descriptors. The hard limit is the operator's word; the soft one is a habit.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")?;
+    // Before Linux 5.11 the memory of maps counts against this limit. Where it may not be raised, it rarely matters.
+    let unlimited = nix::libc::RLIM_INFINITY;
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited) {
+        tracing::debug!(%error, "cannot lift the limit of locked memory (only needed before Linux 5.11)");
+    }
+    Ok(())
+}
+
+/// A Go duration such as `30s` or `1m30s`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    crate::dialect::duration::parse(text).map_err(|error| error.to_string())
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".to_owned()),
+        Ok(count) => Ok(count),
+    }
+}

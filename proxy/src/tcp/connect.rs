@@ -1,0 +1,189 @@
+//! The attempts of one connection: choose an endpoint, connect, ask what to do about a failure, and again.
+
+use crate::{
+    endpoint::Choice,
+    intercept::NetworkNamespace,
+    observe::{Attempt, Attempts, BudgetScope, Metrics},
+    policy::Policy,
+    reason::{AttemptOutcome, Reason},
+    retry::{self, Budgets, Jitter, Verdict, budgets, connect::decide},
+};
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use std::{cell::RefCell, io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::{Instant, sleep, timeout},
+};
+
+/// The client's own keepalive ends at the engine, so the engine looks after the upstream's.
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// Makes upstream connections that look like the client's own.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    pub namespace: Arc<NetworkNamespace>,
+    pub mark: u32,
+    pub traffic_class: u8,
+}
+
+/// No attempt connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    pub why: Reason,
+    /// How the last attempt ended, which is what the client is told.
+    pub last: AttemptOutcome,
+}
+
+/// The attempts as they are made, the one in flight included: whoever stops them halfway still has the record.
+#[derive(Debug, Default)]
+pub struct Progress {
+    ended: Attempts,
+    in_flight: Option<(SocketAddr, Instant, Duration)>,
+}
+
+/// What the attempts of all connections have in common.
+pub struct Shared<'a> {
+    pub budgets: &'a RefCell<Budgets>,
+    pub metrics: &'a Metrics,
+    /// Where the budgets' clock starts.
+    pub epoch: Instant,
+}
+
+/// Connects to the destination as its policy says.
+pub async fn connect(
+    policy: &Policy,
+    destination: SocketAddr,
+    mut endpoints: Choice,
+    dialer: &Dialer,
+    shared: &Shared<'_>,
+    progress: &mut Progress,
+) -> Result<(TcpStream, SocketAddr), Failed> {
+    let begun = Instant::now();
+    shared.budgets.borrow_mut().deposit(destination, policy.budget, begun - shared.epoch);
+    let mut backoff = Duration::ZERO;
+    let mut made = 0;
+    loop {
+        let endpoint = endpoints.next_endpoint();
+        let limit = policy.tcp.attempt_limit(made, begun.elapsed());
+        progress.begin(endpoint, backoff);
+        let result = attempt(dialer, endpoint, limit).await;
+        made += 1;
+        let outcome = match result {
+            Ok(stream) => {
+                progress.end(AttemptOutcome::Connected, shared.metrics);
+                return Ok((stream, endpoint));
+            }
+            Err(error) => outcome_of(&error),
+        };
+        progress.end(outcome, shared.metrics);
+        let attempts = retry::Attempts { made, elapsed: begun.elapsed() };
+        match decide(&policy.tcp, &attempts, outcome, Jitter::from_bits(fastrand::u64(..))) {
+            Verdict::GiveUp { why } => return Err(Failed { why, last: outcome }),
+            Verdict::Retry { after } => {
+                let now = shared.epoch.elapsed();
+                if let Err(scope) = shared.budgets.borrow_mut().withdraw(destination, policy.budget, now) {
+                    shared.metrics.budget_refused(match scope {
+                        budgets::Scope::Destination => BudgetScope::Destination,
+                        budgets::Scope::Node => BudgetScope::Node,
+                    });
+                    return Err(Failed { why: Reason::BudgetExhausted, last: outcome });
+                }
+                shared.metrics.retried(outcome);
+                tracing::debug!(%destination, %endpoint, outcome = outcome.as_str(), ?after, "retrying");
+                sleep(after).await;
+                backoff = after;
+            }
+        }
+    }
+}
+
+async fn attempt(dialer: &Dialer, endpoint: SocketAddr, limit: Option<Duration>) -> io::Result<TcpStream> {
+    let connecting = dialer.socket(endpoint)?.connect(endpoint);
+    match limit {
+        Some(limit) => {
+            timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        }
+        None => connecting.await,
+    }
+}
+
+impl Dialer {
+    /// A socket in the workload's network namespace, so that its routes, source address and network policies apply.
+    fn socket(&self, endpoint: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = self.namespace.run(|| {
+            Socket::new(Domain::for_address(endpoint), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+        })?;
+        if self.mark != 0 {
+            socket.set_mark(self.mark)?;
+        }
+        if self.traffic_class != 0 {
+            let class = u32::from(self.traffic_class);
+            if endpoint.is_ipv4() { socket.set_tos_v4(class)? } else { socket.set_tclass_v6(class)? }
+        }
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_nodelay(true)?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+}
+
+impl Progress {
+    fn begin(&mut self, endpoint: SocketAddr, backoff: Duration) {
+        self.in_flight = Some((endpoint, Instant::now(), backoff));
+    }
+
+    fn end(&mut self, outcome: AttemptOutcome, metrics: &Metrics) {
+        if let Some((endpoint, begun, backoff)) = self.in_flight.take() {
+            self.ended.push(Attempt { endpoint, outcome, duration: begun.elapsed(), backoff });
+            metrics.attempt_ended(outcome);
+        }
+    }
+
+    /// The attempts that were made. One that was stopped halfway ends as cancelled.
+    #[must_use]
+    pub fn finish(mut self, metrics: &Metrics) -> Attempts {
+        self.end(AttemptOutcome::Cancelled, metrics);
+        self.ended
+    }
+}
+
+fn outcome_of(error: &io::Error) -> AttemptOutcome {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return AttemptOutcome::Timeout;
+    }
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ECONNREFUSED) => AttemptOutcome::Refused,
+        Some(Errno::EHOSTUNREACH | Errno::EHOSTDOWN | Errno::ENOPROTOOPT) => AttemptOutcome::HostUnreachable,
+        Some(Errno::ENETUNREACH | Errno::ENETDOWN) => AttemptOutcome::NetworkUnreachable,
+        Some(Errno::ECONNRESET | Errno::ECONNABORTED | Errno::EPIPE) => AttemptOutcome::Reset,
+        // Ports, descriptors or memory that ran out, or a local rule that forbids: nothing left this host.
+        _ => AttemptOutcome::Local,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::outcome_of;
+    use crate::reason::AttemptOutcome;
+    use nix::errno::Errno;
+    use std::io;
+
+    #[test]
+    fn errors_of_the_network_are_told_apart() {
+        let of = |errno: Errno| outcome_of(&io::Error::from(errno));
+        assert_eq!(of(Errno::ECONNREFUSED), AttemptOutcome::Refused);
+        assert_eq!(of(Errno::ETIMEDOUT), AttemptOutcome::Timeout);
+        assert_eq!(of(Errno::EHOSTUNREACH), AttemptOutcome::HostUnreachable);
+        assert_eq!(of(Errno::ENETUNREACH), AttemptOutcome::NetworkUnreachable);
+        assert_eq!(of(Errno::ECONNRESET), AttemptOutcome::Reset);
+        assert_eq!(of(Errno::EADDRNOTAVAIL), AttemptOutcome::Local);
+        assert_eq!(of(Errno::EMFILE), AttemptOutcome::Local);
+        assert_eq!(outcome_of(&io::ErrorKind::TimedOut.into()), AttemptOutcome::Timeout);
+    }
+}

@@ -1,0 +1,202 @@
+//! Moves bytes between a client and its upstream until both are done, in order, and passes on how each side ends.
+//!
+//! An end of stream is passed on as one while the other direction goes on; a reset is passed on as a reset. A
+//! connection that is idle holds nothing but its sockets: bytes are read into a buffer that all connections of a
+//! thread share, and only what the other side does not take at once is kept.
+
+use crate::reason::Reason;
+use nix::errno::Errno;
+use socket2::SockRef;
+use std::{
+    cell::{Cell, RefCell},
+    future::{pending, poll_fn},
+    io,
+    net::Shutdown,
+    pin::pin,
+    time::Duration,
+};
+use tokio::{io::Interest, net::TcpStream};
+
+const BUFFER: usize = 256 * 1024;
+
+thread_local! {
+    static BUFFERS: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
+}
+
+/// How many bytes went each way. Lives outside the relay, so that one that is stopped is still accounted for.
+#[derive(Debug, Default)]
+pub struct Moved {
+    pub sent: Cell<u64>,
+    pub received: Cell<u64>,
+}
+
+/// One end of the relay.
+#[derive(Clone, Copy)]
+struct End<'a> {
+    stream: &'a TcpStream,
+    side: Side,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Upstream,
+}
+
+/// A side broke.
+#[derive(Debug)]
+struct Broken {
+    side: Side,
+    error: io::Error,
+}
+
+/// Relays until both directions have ended, or a side breaks: then the other is to be reset.
+pub async fn relay(client: &TcpStream, upstream: &TcpStream, moved: &Moved) -> Reason {
+    let (client, upstream) =
+        (End { stream: client, side: Side::Client }, End { stream: upstream, side: Side::Upstream });
+    let mut sending = pin!(one_way(client, upstream, &moved.sent));
+    let mut receiving = pin!(one_way(upstream, client, &moved.received));
+    // A side that has sent its last byte may still be reset, and nobody reads from it any more to see that.
+    let result = tokio::select! {
+        ended = &mut sending => match ended {
+            Ok(()) => tokio::select! {
+                ended = receiving => ended,
+                broken = breaks(client) => Err(broken),
+            },
+            broken => broken,
+        },
+        ended = &mut receiving => match ended {
+            Ok(()) => tokio::select! {
+                ended = sending => ended,
+                broken = breaks(upstream) => Err(broken),
+            },
+            broken => broken,
+        },
+    };
+    match result {
+        Ok(()) => Reason::Closed,
+        Err(broken) => {
+            reset(client.stream);
+            reset(upstream.stream);
+            broken.reason()
+        }
+    }
+}
+
+/// Makes the end of a connection a reset: RST goes out when the stream is dropped.
+pub fn reset(stream: &TcpStream) {
+    // The socket may be reset already: then there is nothing left to say.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Moves bytes until the end of the stream, and passes that on.
+async fn one_way(from: End<'_>, to: End<'_>, moved: &Cell<u64>) -> Result<(), Broken> {
+    let mut rest = Vec::new();
+    loop {
+        poll_fn(|cx| from.stream.poll_read_ready(cx)).await.map_err(|error| from.broken(error))?;
+        let (read, written) = BUFFERS.with_borrow_mut(|buffer| pass_on(from, to, buffer, &mut rest))?;
+        match read {
+            Read::Nothing => {}
+            Read::Bytes(count) => moved.set(moved.get() + count),
+            Read::End => break,
+        }
+        if !written {
+            write_rest(to.stream, &rest).await.map_err(|error| to.broken(error))?;
+            rest = Vec::new();
+        }
+    }
+    // A side that is gone already has nothing to be told.
+    let _ = SockRef::from(to.stream).shutdown(Shutdown::Write);
+    Ok(())
+}
+
+enum Read {
+    Nothing,
+    Bytes(u64),
+    End,
+}
+
+/// Reads what there is and writes what the other side takes at once. Says whether that was all of it; where it was
+/// not, `rest` has the remainder.
+fn pass_on(
+    from: End<'_>,
+    to: End<'_>,
+    buffer: &mut [u8],
+    rest: &mut Vec<u8>,
+) -> Result<(Read, bool), Broken> {
+    let count = match try_read(from.stream, buffer) {
+        Ok(Some(0)) => return Ok((Read::End, true)),
+        Ok(Some(count)) => count,
+        Ok(None) => return Ok((Read::Nothing, true)),
+        Err(error) => return Err(from.broken(error)),
+    };
+    let bytes = buffer.get(..count).unwrap_or_default();
+    let written = match to.stream.try_write(bytes) {
+        Ok(written) => written,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(to.broken(error)),
+    };
+    let left = bytes.get(written..).unwrap_or_default();
+    rest.extend_from_slice(left);
+    Ok((Read::Bytes(u64::try_from(count).unwrap_or(u64::MAX)), left.is_empty()))
+}
+
+/// `None` where there is nothing to read now.
+fn try_read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let mut count = None;
+    let result = stream.try_io(Interest::READABLE, || {
+        let read = nix::unistd::read(stream, buffer)?;
+        count = Some(read);
+        // A read that did not fill the buffer has emptied the socket: to say so now saves the read that would find
+        // out. The end of the stream is remembered by the reactor beside this.
+        if (1..buffer.len()).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        Ok(()) | Err(_) => Ok(count),
+    }
+}
+
+async fn write_rest(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        poll_fn(|cx| to.poll_write_ready(cx)).await?;
+        match to.try_write(rest) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a side is reset, or its connection fails otherwise.
+async fn breaks(end: End<'_>) -> Broken {
+    let error = match end.stream.ready(Interest::ERROR).await {
+        Ok(_) => end.stream.take_error().unwrap_or_else(Some),
+        Err(error) => Some(error),
+    };
+    match error {
+        Some(error) => end.broken(error),
+        // An error condition without an error: whoever moves bytes will see what it is.
+        None => pending().await,
+    }
+}
+
+impl End<'_> {
+    fn broken(self, error: io::Error) -> Broken {
+        Broken { side: self.side, error }
+    }
+}
+
+impl Broken {
+    fn reason(&self) -> Reason {
+        match (self.side, self.error.raw_os_error().map(Errno::from_raw)) {
+            (Side::Client, _) => Reason::ClientReset,
+            (
+                Side::Upstream,
+                Some(Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ENETDOWN),
+            ) => Reason::UpstreamTimeout,
+            (Side::Upstream, _) => Reason::UpstreamReset,
+        }
+    }
+}
