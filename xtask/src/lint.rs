@@ -18,7 +18,9 @@ pub(crate) fn run() -> Result<()> {
     ]))?;
     shell::run(build_ebpf::cargo("clippy")?.args(["--", "-Dwarnings"]))?;
     let doc = ["--locked", "--workspace", "--no-deps", "--document-private-items"];
-    shell::run(shell::cargo("doc").args(doc).env("RUSTDOCFLAGS", "-Dwarnings"))?;
+    // Private items are documented too, so a link to one leads somewhere.
+    let flags = "-Dwarnings -Arustdoc::private_intra_doc_links";
+    shell::run(shell::cargo("doc").args(doc).env("RUSTDOCFLAGS", flags))?;
     dependencies()?;
     machine_paths()
 }
