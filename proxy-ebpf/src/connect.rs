@@ -85,13 +85,13 @@ fn redirect(
     // SAFETY: the context is valid for the program's run.
     let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: the value is copied at once.
-    let Some(engine) = unsafe { maps::ENGINES.get(&netns_cookie) }.copied() else {
+    let Some(engine) = unsafe { maps::ENGINES.get(netns_cookie) }.copied() else {
         maps::report_unknown_netns(netns_cookie);
         return Err(Counter::PassedUnknownNetns);
     };
     let port = user_port(ctx);
     // SAFETY: only the presence of a value matters.
-    if unsafe { maps::EXCLUDED_PORTS.get(&port) }.is_some() {
+    if unsafe { maps::EXCLUDED_PORTS.get(port) }.is_some() {
         return Err(Counter::PassedExcluded);
     }
     if maps::EXCLUDED_RANGES.get(&Key { prefix_len: 128, data: address }).is_some() {

@@ -10,7 +10,14 @@
         unsafe_code,
         reason = "a kernel program is made of context fields and helper calls; the verifier checks them"
     ),
-    expect(clippy::as_conversions, reason = "the helpers' own integer types differ from the fields'")
+    expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "the helpers' own integer types differ from the fields'; ports are 16 bits in 32-bit fields"
+    ),
+    expect(clippy::inline_always, reason = "the verifier follows a bound within a function only"),
+    expect(clippy::needless_pass_by_value, reason = "the attribute macros hand the context over by value")
 )]
 
 #[cfg(target_arch = "bpf")]

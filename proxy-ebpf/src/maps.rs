@@ -111,7 +111,7 @@ pub(crate) fn publish_original(redirect: &Redirect, socket_cookie: u64, local_po
         mark: redirect.mark,
         padding: 0,
     };
-    if ORIGINALS.insert(&key, &original, 0).is_err() {
+    if ORIGINALS.insert(key, original, 0).is_err() {
         count(Counter::MapFull);
     }
 }
@@ -126,11 +126,11 @@ pub(crate) fn report_unknown_netns(netns_cookie: u64) {
     // SAFETY: plain helpers without arguments that could be wrong.
     let (now, cgroup_id) = unsafe { (bpf_ktime_get_ns(), bpf_get_current_cgroup_id()) };
     // SAFETY: the value is read at once, before anything else touches the map.
-    let last = unsafe { REPORTED_NETNS.get(&netns_cookie) }.copied();
+    let last = unsafe { REPORTED_NETNS.get(netns_cookie) }.copied();
     if last.is_some_and(|last| now.wrapping_sub(last) < UNKNOWN_NETNS_INTERVAL_NS) {
         return;
     }
-    if REPORTED_NETNS.insert(&netns_cookie, &now, 0).is_ok() {
+    if REPORTED_NETNS.insert(netns_cookie, now, 0).is_ok() {
         report(EVENT_UNKNOWN_NETNS, netns_cookie, 0, cgroup_id);
     }
 }

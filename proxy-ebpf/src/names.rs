@@ -67,7 +67,7 @@ fn upstream_local(ctx: &SockAddrContext) -> Option<Endpoint> {
     // SAFETY: the context is valid for the program's run.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: the value is copied at once.
-    let verdict = unsafe { maps::VERDICTS.get(&cookie) }?;
+    let verdict = unsafe { maps::VERDICTS.get(cookie) }?;
     (verdict.kind == VERDICT_CONNECTED).then_some(verdict.local)
 }
 

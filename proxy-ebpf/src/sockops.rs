@@ -58,9 +58,9 @@ fn state_changed(ctx: &SockOpsContext) {
         }
     }
     if redirect.phase == PHASE_EAGER {
-        let _ = maps::ORIGINALS.remove(&maps::client_key(redirect, ctx.local_port() as u16));
+        let _ = maps::ORIGINALS.remove(maps::client_key(redirect, ctx.local_port() as u16));
     }
-    let _ = VERDICTS.remove(&cookie);
+    let _ = VERDICTS.remove(cookie);
 }
 
 /// The client's SYN timer fired. If the engine has given up meanwhile, this is the moment to say so: a connection
@@ -74,7 +74,7 @@ fn timer_fired(ctx: &SockOpsContext) {
 
 fn timed_out(cookie: u64) -> bool {
     // SAFETY: the value is read at once.
-    unsafe { VERDICTS.get(&cookie) }.is_some_and(|verdict| verdict.kind == VERDICT_TIMED_OUT)
+    unsafe { VERDICTS.get(cookie) }.is_some_and(|verdict| verdict.kind == VERDICT_TIMED_OUT)
 }
 
 fn set_user_timeout(ctx: &SockOpsContext, mut milliseconds: u32) {

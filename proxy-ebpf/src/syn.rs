@@ -21,6 +21,9 @@ const DROP: i32 = 0;
 const PASS: i32 = 1;
 const SHORTEST_SYN: u32 = 40;
 const LONGEST_SYN: u32 = MAX_SYN as u32;
+/// Where an IPv6 header says what follows it.
+const NEXT_HEADER: usize = 6;
+const TCP: u8 = 6;
 
 #[cgroup_skb(egress)]
 pub(crate) fn redial_egress(ctx: SkBuffContext) -> i32 {
@@ -53,7 +56,7 @@ fn hold(ctx: &SkBuffContext) -> bool {
         }
         PHASE_HELD => {
             // SAFETY: the value is read at once.
-            let released = unsafe { maps::VERDICTS.get(&cookie) }
+            let released = unsafe { maps::VERDICTS.get(cookie) }
                 .is_some_and(|verdict| verdict.kind == VERDICT_CONNECTED);
             if !released {
                 count(Counter::SynRepeated);
@@ -99,8 +102,7 @@ fn hand_over(ctx: &SkBuffContext, redirect: &Redirect, cookie: u64) -> bool {
             mark: redirect.mark,
             padding: 0,
         };
-        len >= SHORTEST_SYN
-            && len <= LONGEST_SYN
+        (SHORTEST_SYN..=LONGEST_SYN).contains(&len)
             && bpf_skb_load_bytes(ctx.as_ptr(), 0, (&raw mut (*event).syn).cast(), len) == 0
     };
     if copied {
@@ -117,7 +119,5 @@ fn is_plain_tcp(ctx: &SkBuffContext, redirect: &Redirect) -> bool {
     if is_v4_mapped(&redirect.original.address) {
         return true;
     }
-    const NEXT_HEADER: usize = 6;
-    const TCP: u8 = 6;
     ctx.load::<u8>(NEXT_HEADER).is_ok_and(|next| next == TCP)
 }
