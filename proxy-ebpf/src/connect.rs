@@ -12,7 +12,7 @@ use crate::{
     maps::{self, count},
 };
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext as _, Global,
     bindings::{
         bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
@@ -20,7 +20,7 @@ use aya_ebpf::{
     btf_maps::lpm_trie::Key,
     helpers::{
         bpf_get_current_cgroup_id,
-        generated::{bpf_get_netns_cookie, bpf_sk_lookup_tcp, bpf_sk_release},
+        generated::{bpf_get_netns_cookie, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skc_to_mptcp_sock},
     },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
@@ -32,6 +32,9 @@ const IPPROTO_TCP: u32 = 6;
 const PROCEED: i32 = 1;
 /// `BPF_F_CURRENT_NETNS`, as the helper's argument.
 const CURRENT_NETNS: u64 = u64::MAX;
+
+#[unsafe(no_mangle)]
+static KNOWS_MPTCP: Global<u8> = Global::new(0);
 
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn redial_connect4(ctx: SockAddrContext) -> i32 {
@@ -67,8 +70,16 @@ pub(crate) fn redial_connect6(ctx: SockAddrContext) -> i32 {
 
 /// Leaves a connection alone, and forgets what an earlier connect() on the same socket left behind.
 fn pass(ctx: &SockAddrContext, why: Counter) {
+    let sk = socket(ctx);
+    let port = user_port(ctx);
+    // Where a cgroup and one above it are both enrolled, the program runs twice for one connect().
+    if matches!(why, Counter::PassedLoopback)
+        && maps::redirect_of(sk).is_some_and(|redirect| redirect.engine_port == port)
+    {
+        return;
+    }
     count(why);
-    maps::forget_redirect(socket(ctx));
+    maps::forget_redirect(sk);
 }
 
 /// Prepares a redirect, and returns the engine's port that the socket is to be pointed at.
@@ -104,6 +115,9 @@ fn redirect(
     let (bound, mark) = bound_and_mark(sk);
     if bound {
         return Err(Counter::PassedBound);
+    }
+    if is_mptcp(sk) {
+        return Err(Counter::PassedMptcp);
     }
     let engine_port = if v4 { engine.port_v4 } else { engine.port_v6 };
     if engine_port == 0 || !engine_listens(ctx, v4, engine_port) {
@@ -172,6 +186,14 @@ fn bound_and_mark(sk: *mut bpf_sock) -> (bool, u32) {
                     || address.add(3).read_volatile() != 0));
         (bound, addr_of!((*sk).mark).read_volatile())
     }
+}
+
+/// Whether a socket is part of a Multipath TCP connection. The application's socket is another one then, of which the
+/// programs that answer getpeername() know nothing.
+fn is_mptcp(sk: *mut bpf_sock) -> bool {
+    // Where the global is 0 the verifier never looks at the call, which older kernels do not know.
+    // SAFETY: the socket is the context's own.
+    KNOWS_MPTCP.load() != 0 && !unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.is_null()
 }
 
 /// Whether the engine's listener is there now, in this network namespace. Asked at every connect(), so that a dead

@@ -25,6 +25,9 @@ pub const EXCLUDED_PORTS: &str = "EXCLUDED_PORTS";
 /// Destination ranges that are never redirected; a longest-prefix-match trie over 16-byte addresses.
 pub const EXCLUDED_RANGES: &str = "EXCLUDED_RANGES";
 
+/// A global of the programs, set at load: 1 where the kernel can tell a Multipath TCP socket (Linux 5.19).
+pub const KNOWS_MPTCP: &str = "KNOWS_MPTCP";
+
 /// A TCP/IP header without payload is at most this long: 40 bytes of IPv6 or 60 of IPv4, then 60 of TCP.
 pub const MAX_SYN: usize = 120;
 
@@ -152,6 +155,7 @@ pub enum Counter {
     PassedLinkLocal,
     PassedMulticast,
     PassedBound,
+    PassedMptcp,
     PassedExcluded,
     PassedUnknownNetns,
     PassedNoListener,
@@ -163,7 +167,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in index order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Redirected,
         Self::Held,
         Self::Eager,
@@ -172,6 +176,7 @@ impl Counter {
         Self::PassedLinkLocal,
         Self::PassedMulticast,
         Self::PassedBound,
+        Self::PassedMptcp,
         Self::PassedExcluded,
         Self::PassedUnknownNetns,
         Self::PassedNoListener,
@@ -193,6 +198,7 @@ impl Counter {
             Self::PassedLinkLocal => "passed_link_local",
             Self::PassedMulticast => "passed_multicast",
             Self::PassedBound => "passed_bound",
+            Self::PassedMptcp => "passed_mptcp",
             Self::PassedExcluded => "passed_excluded",
             Self::PassedUnknownNetns => "passed_unknown_netns",
             Self::PassedNoListener => "passed_no_listener",

@@ -12,6 +12,7 @@ mod serve;
 
 pub use limits::AtLimit;
 
+use crate::retry::BudgetPolicy;
 use crate::{
     dialect,
     endpoint::{self, NamesError},
@@ -19,7 +20,7 @@ use crate::{
         Cgroup, Event, EventStream, Exclusions, HandshakeMode, InterceptError, NetworkNamespace, Programs,
     },
     observe::{
-        AccessLog, Metrics, Readiness, RecentGiveUps, access_log,
+        AccessLog, Metrics, Readiness, access_log,
         admin::{self, AdminSocket, Answer, Command},
         server,
     },
@@ -58,6 +59,8 @@ pub struct Settings {
     pub resolv_conf: PathBuf,
     pub max_connections: Option<usize>,
     pub at_limit: AtLimit,
+    /// The retry budget of all destinations together.
+    pub node_budget: BudgetPolicy,
     pub drain_timeout: Duration,
 }
 
@@ -129,8 +132,8 @@ impl Agent {
             endpoint::resolver(&settings.resolv_conf)?,
             metrics,
             access_log,
-            RecentGiveUps::default(),
             limits,
+            settings.node_budget,
         )
         .map_err(AgentError::Threads)?;
         node.watch_names().await;

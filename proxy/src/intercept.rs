@@ -7,6 +7,7 @@
 mod address;
 mod cgroup;
 mod event;
+mod listener;
 mod netns;
 mod packet;
 mod programs;
@@ -15,6 +16,7 @@ mod raw;
 pub use address::OriginalDestination;
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, OwnedCgroup};
 pub use event::{Event, EventStream, Handshake};
+pub use listener::Listener;
 pub use netns::{NetworkNamespace, NetworkNamespaceError};
 pub use packet::{Answer, Packet, Syn};
 pub use programs::{

@@ -2,29 +2,18 @@
 //! upstream connections that wait for their clients.
 
 use super::{node::Node, serve};
-use crate::intercept::{InterceptError, NetworkNamespace, Packet, Programs, RawSocket};
-use socket2::{Domain, Protocol, Socket, Type};
+use crate::intercept::{InterceptError, Listener, NetworkNamespace, Packet, Programs, RawSocket};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{SocketAddr, TcpStream},
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::oneshot,
-    task::JoinHandle,
-    time::sleep,
-};
+use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 
-/// Clamped by net.core.somaxconn.
-const BACKLOG: i32 = 65_535;
-/// Above the default range of ephemeral ports, so that no application is handed or wants the engine's.
-const PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
-const PORT_ATTEMPTS: usize = 32;
 /// How long to wait where accept fails for want of descriptors or memory: it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -33,6 +22,7 @@ pub struct Engine {
     namespace: Arc<NetworkNamespace>,
     programs: Rc<RefCell<Programs>>,
     raw: RawSocket,
+    listeners: Vec<Rc<Listener>>,
     released: RefCell<HashMap<SocketAddr, oneshot::Sender<TcpStream>>>,
     acceptors: RefCell<Vec<JoinHandle<()>>>,
     /// For how many looks in a row no process of a workload was in the namespace.
@@ -57,18 +47,19 @@ impl Engine {
         namespace: NetworkNamespace,
     ) -> Result<Rc<Self>, EngineError> {
         let raw = RawSocket::open(&namespace).map_err(EngineError::Raw)?;
-        let (v4, v6) = listen(&namespace).map_err(EngineError::Listen)?;
-        let address = |listener: &Option<TcpListener>| listener.as_ref().and_then(|l| l.local_addr().ok());
-        programs.borrow_mut().set_engine(&namespace, address(&v4), address(&v6))?;
+        let listeners = Listener::bind_both(&namespace).map_err(EngineError::Listen)?;
+        programs.borrow_mut().set_engine(&namespace, &listeners)?;
+        let listeners: Vec<_> = listeners.into_iter().map(Rc::new).collect();
         let engine = Rc::new(Self {
             namespace: Arc::new(namespace),
             programs: Rc::clone(programs),
             raw,
+            listeners: listeners.clone(),
             released: RefCell::default(),
             acceptors: RefCell::default(),
             idle_looks: Cell::new(0),
         });
-        let acceptors = [v4, v6].into_iter().flatten().map(|listener| {
+        let acceptors = listeners.into_iter().map(|listener| {
             tokio::task::spawn_local(accept(Rc::downgrade(node), Rc::downgrade(&engine), listener))
         });
         engine.acceptors.borrow_mut().extend(acceptors);
@@ -97,6 +88,25 @@ impl Engine {
         self.released.borrow_mut().retain(|address, sender| *address != client || !sender.is_closed());
     }
 
+    /// Takes in the clients that are there now: on loopback, one whose SYN was just released is.
+    pub fn accept_ready(&self, node: &Rc<Node>) {
+        for listener in &self.listeners {
+            // What fails here fails again where it is reported.
+            let _ = self.accept_all(node, listener);
+        }
+    }
+
+    fn accept_all(&self, node: &Rc<Node>, listener: &Listener) -> io::Result<()> {
+        while let Some((stream, client)) = listener.accept()? {
+            match self.take_expected(client) {
+                // Where the receiver has gone the stream is dropped, which is all that can be done with it.
+                Some(sender) => drop(sender.send(stream)),
+                None => serve::accepted(node, self, stream, client),
+            }
+        }
+        Ok(())
+    }
+
     fn take_expected(&self, client: SocketAddr) -> Option<oneshot::Sender<TcpStream>> {
         self.released.borrow_mut().remove(&client)
     }
@@ -111,61 +121,15 @@ impl Drop for Engine {
     }
 }
 
-async fn accept(node: Weak<Node>, engine: Weak<Engine>, listener: TcpListener) {
+/// Accepts on one of the engine's listeners for as long as the engine lives.
+async fn accept(node: Weak<Node>, engine: Weak<Engine>, listener: Rc<Listener>) {
     loop {
-        let accepted = listener.accept().await;
+        let ready = listener.readable().await;
         let (Some(node), Some(engine)) = (node.upgrade(), engine.upgrade()) else { return };
-        match accepted {
-            Ok((stream, client)) => match engine.take_expected(client) {
-                Some(sender) => {
-                    // Where the receiver has gone the stream is dropped, which is all that can be done with it.
-                    let _ = sender.send(stream);
-                }
-                None => serve::accepted(&node, &engine, stream, client),
-            },
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a client");
-                drop((node, engine));
-                sleep(ACCEPT_PAUSE).await;
-            }
+        if let Err(error) = ready.and_then(|()| engine.accept_all(&node, &listener)) {
+            tracing::warn!(%error, "cannot accept a client");
+            drop((node, engine));
+            sleep(ACCEPT_PAUSE).await;
         }
     }
-}
-
-/// Listens on both loopback addresses, on the same port where that is free. A namespace may lack either family.
-fn listen(namespace: &NetworkNamespace) -> io::Result<(Option<TcpListener>, Option<TcpListener>)> {
-    namespace.run(|| {
-        let mut error = io::Error::from(io::ErrorKind::AddrInUse);
-        for attempt in 0..=PORT_ATTEMPTS {
-            // If nothing is free up there, any port will do.
-            let port = if attempt < PORT_ATTEMPTS { fastrand::u16(PORTS) } else { 0 };
-            let v4 = match bind((Ipv4Addr::LOCALHOST, port).into()) {
-                Ok(listener) => Some(listener),
-                Err(failed) if failed.kind() == io::ErrorKind::AddrInUse => continue,
-                Err(failed) => {
-                    error = failed;
-                    None
-                }
-            };
-            let v6 = match bind((Ipv6Addr::LOCALHOST, port).into()) {
-                Ok(listener) => Some(listener),
-                Err(failed) if failed.kind() == io::ErrorKind::AddrInUse => continue,
-                Err(_) => None,
-            };
-            if v4.is_some() || v6.is_some() {
-                return Ok((v4, v6));
-            }
-        }
-        Err(error)
-    })
-}
-
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
 }

@@ -62,9 +62,10 @@ impl Node {
         resolver: Rc<TokioResolver>,
         metrics: Metrics,
         access_log: Option<AccessLog>,
-        give_ups: RecentGiveUps,
         limits: Limits,
+        node_budget: BudgetPolicy,
     ) -> io::Result<Rc<Self>> {
+        let give_ups = RecentGiveUps::default();
         let access_log = access_log.map(Arc::new);
         let on_end = {
             let (metrics, give_ups, access_log) = (metrics.clone(), give_ups.clone(), access_log.clone());
@@ -81,7 +82,7 @@ impl Node {
             config_error: RefCell::default(),
             names: Names::default(),
             resolver,
-            budgets: RefCell::new(Budgets::new(BudgetPolicy::default())),
+            budgets: RefCell::new(Budgets::new(node_budget)),
             epoch: Instant::now(),
             clients: Clients::default(),
             workloads: RefCell::default(),

@@ -9,7 +9,12 @@ use crate::{
     reason::{AttemptOutcome, Reason},
     tcp::{Dialer, Failed, Job, connect, relay},
 };
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    net::{self, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
@@ -72,7 +77,7 @@ pub fn held(node: &Rc<Node>, handshake: &Handshake) {
 }
 
 /// Serves a client that the engine has accepted without having held its handshake.
-pub fn accepted(node: &Rc<Node>, engine: &Rc<Engine>, stream: TcpStream, client: SocketAddr) {
+pub fn accepted(node: &Rc<Node>, engine: &Engine, stream: net::TcpStream, client: SocketAddr) {
     let Some(original) = node.take_original(engine, client) else {
         // Some process connected to the engine's port by itself.
         tracing::debug!(%client, "a connection without an original destination");
@@ -170,6 +175,8 @@ impl Arrival {
             // The client's own next SYN passes, a second after its first.
             tracing::warn!(%error, "cannot put a held SYN back");
         }
+        // On loopback the handshake is over by the time that the SYN is sent.
+        engine.accept_ready(&node);
         let accepted = tokio::select! {
             biased;
             accepted = accepted => accepted.map_err(|_| Reason::HandshakeLost),
@@ -187,7 +194,7 @@ impl Arrival {
         }
     }
 
-    async fn connect_eager(self, client: TcpStream, socket_cookie: u64) {
+    async fn connect_eager(self, client: net::TcpStream, socket_cookie: u64) {
         let node = Rc::clone(&self.node);
         let mut progress = connect::Progress::default();
         let result = {
@@ -234,11 +241,9 @@ impl Arrival {
         answer(Rc::clone(engine), client, syn, words).await;
     }
 
-    fn relay(self, client: TcpStream, upstream: TcpStream, record: Connection) {
-        let streams = client.into_std().and_then(|client| Ok((client, upstream.into_std()?)));
-        match streams {
-            Ok((client, upstream)) => {
-                let _ = client.set_nodelay(true);
+    fn relay(self, client: net::TcpStream, upstream: TcpStream, record: Connection) {
+        match upstream.into_std() {
+            Ok(upstream) => {
                 let guard = Box::new((self.slot, self.node.metrics().connection_opened()));
                 self.node.relay(Job { client, upstream, record, begun: self.started, guard });
             }

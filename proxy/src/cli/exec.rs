@@ -82,7 +82,7 @@ impl Arguments {
         // Before the agent's threads start, so that none of them takes a signal that is the command's.
         let signals = Signals::block()?;
         let root = CgroupRoot::find()?;
-        let mut agent = Agent::start(self.options.settings(self.access_log, self.drain_timeout)).await?;
+        let mut agent = Agent::start(self.options.settings(self.access_log, self.drain_timeout)?).await?;
         let cgroup = root.make(&format!("redial-exec-{}", std::process::id()))?;
         agent.enrol(cgroup.cgroup().clone(), NetworkNamespace::own()?).await?;
         agent.announce().await?;

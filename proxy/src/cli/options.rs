@@ -4,6 +4,7 @@ use crate::{
     agent::{AtLimit, Settings},
     intercept::{Exclusions, HandshakeMode},
     observe::{access_log::Target, logging::LogFormat},
+    retry::BudgetPolicy,
 };
 use anyhow::Context as _;
 use clap::Args;
@@ -48,14 +49,25 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t)]
     at_limit: AtLimit,
 
+    /// How many retries all destinations together may have, in percent of their recent connections ...
+    #[arg(long, value_name = "PERCENT", default_value_t = BudgetPolicy::NODE.percent(),
+        value_parser = clap::value_parser!(u32).range(0..=i64::from(BudgetPolicy::MAX_PERCENT)))]
+    node_budget_percent: u32,
+
+    /// ... and so many a second beyond that
+    #[arg(long, value_name = "COUNT", default_value_t = BudgetPolicy::NODE.min_per_second())]
+    node_budget_min_per_second: u32,
+
     /// The format of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
 
 impl Options {
-    pub fn settings(&self, access_log: Option<Target>, drain_timeout: Duration) -> Settings {
-        Settings {
+    pub fn settings(&self, access_log: Option<Target>, drain_timeout: Duration) -> anyhow::Result<Settings> {
+        let interval = BudgetPolicy::NODE.interval();
+        let (percent, min_per_second) = (self.node_budget_percent, self.node_budget_min_per_second);
+        Ok(Settings {
             config: self.config.clone(),
             handshake: self.handshake,
             exclusions: Exclusions { ports: self.exclude_port.clone(), ranges: self.exclude_cidr.clone() },
@@ -64,8 +76,9 @@ impl Options {
             resolv_conf: self.resolv_conf.clone(),
             max_connections: self.max_connections,
             at_limit: self.at_limit,
+            node_budget: BudgetPolicy::try_new(percent, min_per_second, interval)?,
             drain_timeout,
-        }
+        })
     }
 }
 

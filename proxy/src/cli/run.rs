@@ -55,7 +55,7 @@ impl Arguments {
         let mut reload = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut agent = Agent::start(self.options.settings(access_log, self.drain_timeout)).await?;
+        let mut agent = Agent::start(self.options.settings(access_log, self.drain_timeout)?).await?;
         for cgroup in cgroups {
             agent.enrol(cgroup, NetworkNamespace::own()?).await?;
         }

@@ -4,15 +4,17 @@ use super::{
     address::{OriginalDestination, endpoint, octets},
     cgroup::Cgroup,
     event::EventStream,
+    listener::Listener,
     netns::NetworkNamespace,
 };
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, SockOps,
-        cgroup_skb::CgroupSkbLink, cgroup_sock_addr::CgroupSockAddrLink, sock_ops::SockOpsLink,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, ProgramType,
+        SockOps, cgroup_skb::CgroupSkbLink, cgroup_sock_addr::CgroupSockAddrLink, sock_ops::SockOpsLink,
     },
+    sys::{BpfHelper, is_helper_supported},
 };
 use ipnet::IpNet;
 use redial_ebpf::{
@@ -114,7 +116,11 @@ impl Programs {
         exclusions: &Exclusions,
     ) -> Result<(Self, EventStream, KernelCounters), InterceptError> {
         let object = OBJECT.ok_or(InterceptError::NoObject)?;
-        let mut ebpf = EbpfLoader::new().load(object).map_err(InterceptError::Load)?;
+        let knows_mptcp = u8::from(knows_mptcp());
+        let mut ebpf = EbpfLoader::new()
+            .override_global(redial_ebpf::KNOWS_MPTCP, &knows_mptcp, true)
+            .load(object)
+            .map_err(InterceptError::Load)?;
         for name in [CONNECT4, CONNECT6] {
             load_sock_addr(&mut ebpf, name, "cgroup connect hooks, Linux 4.17")?;
         }
@@ -181,14 +187,13 @@ impl Programs {
     pub fn set_engine(
         &mut self,
         namespace: &NetworkNamespace,
-        v4: Option<SocketAddr>,
-        v6: Option<SocketAddr>,
+        listeners: &[Listener],
     ) -> Result<(), InterceptError> {
-        let engine = Engine {
-            port_v4: v4.map_or(0, |address| address.port()),
-            port_v6: v6.map_or(0, |address| address.port()),
-            flags: self.flags(),
+        let port = |v4: bool| {
+            let mut addresses = listeners.iter().map(Listener::address);
+            addresses.find(|address| address.is_ipv4() == v4).map_or(0, |address| address.port())
         };
+        let engine = Engine { port_v4: port(true), port_v6: port(false), flags: self.flags() };
         self.engines.insert(namespace.cookie(), engine, 0).map_err(map_error("ENGINES"))
     }
 
@@ -332,6 +337,16 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, InterceptError> {
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> InterceptError {
     move |source| InterceptError::Map { map, source }
+}
+
+/// Whether the kernel can tell the connect hook that a socket is part of a Multipath TCP connection. Asked of the kernel
+/// itself; where the answer is unclear it is no.
+fn knows_mptcp() -> bool {
+    let known = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_skc_to_mptcp_sock);
+    known.unwrap_or_else(|error| {
+        tracing::debug!(%error, "cannot ask for bpf_skc_to_mptcp_sock");
+        false
+    })
 }
 
 fn exclude(ebpf: &mut Ebpf, exclusions: &Exclusions) -> Result<(), InterceptError> {

@@ -72,6 +72,12 @@ impl BudgetPolicy {
     }
 }
 
+impl BudgetPolicy {
+    /// What all destinations of a node have together: 20 % of the requests of the last 10 s, and 100 a second. One
+    /// destination that is down cannot spend it alone.
+    pub const NODE: Self = Self { percent: 20, min_per_second: 100, interval: Duration::from_secs(10) };
+}
+
 /// 20 % of the requests of the last 10 s, and 10 a second.
 impl Default for BudgetPolicy {
     fn default() -> Self {

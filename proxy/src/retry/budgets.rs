@@ -51,10 +51,16 @@ impl Budgets {
         policy: BudgetPolicy,
         now: Duration,
     ) -> Result<(), Scope> {
-        if !self.destination(destination, policy, now).withdraw(now) {
+        let mut own = self.destination(destination, policy, now).clone();
+        if !own.withdraw(now) {
             return Err(Scope::Destination);
         }
-        if self.node.withdraw(now) { Ok(()) } else { Err(Scope::Node) }
+        if !self.node.withdraw(now) {
+            return Err(Scope::Node);
+        }
+        // Only now: what the node refuses must not cost the destination anything.
+        *self.destination(destination, policy, now) = own;
+        Ok(())
     }
 
     /// The budget of a destination. A policy that has changed starts a new one.
@@ -104,6 +110,9 @@ mod tests {
         let mut take = |index| budgets.withdraw(destination(index), policy, START);
         assert_eq!([take(1), take(1), take(1)], [Ok(()), Ok(()), Err(Scope::Destination)]);
         assert_eq!([take(2), take(2)], [Ok(()), Err(Scope::Node)]);
+        let later = START + Duration::from_secs(2);
+        let take = |_| budgets.withdraw(destination(2), policy, later);
+        assert_eq!([1, 2].map(take), [Ok(()), Ok(())], "what the node refused cost the destination nothing");
     }
 
     #[test]

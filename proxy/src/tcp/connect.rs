@@ -9,17 +9,12 @@ use crate::{
     retry::{self, Budgets, Jitter, Verdict, budgets, connect::decide},
 };
 use nix::errno::Errno;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::{cell::RefCell, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, sleep, timeout},
 };
-
-/// The client's own keepalive ends at the engine, so the engine looks after the upstream's.
-const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 4;
 
 /// Makes upstream connections that look like the client's own.
 #[derive(Clone, Debug)]
@@ -119,16 +114,11 @@ impl Dialer {
         if self.mark != 0 {
             socket.set_mark(self.mark)?;
         }
-        if self.traffic_class != 0 {
-            let class = u32::from(self.traffic_class);
+        // The low two bits are the kernel's, for congestion notification.
+        let class = u32::from(self.traffic_class & 0xfc);
+        if class != 0 {
             if endpoint.is_ipv4() { socket.set_tos_v4(class)? } else { socket.set_tclass_v6(class)? }
         }
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES);
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_nodelay(true)?;
         Ok(TcpSocket::from_std_stream(socket.into()))
     }
 }

@@ -6,18 +6,22 @@
 
 use crate::reason::Reason;
 use nix::errno::Errno;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use std::{
     cell::{Cell, RefCell},
     future::{pending, poll_fn},
     io,
     net::Shutdown,
+    os::fd::AsFd,
     pin::pin,
     time::Duration,
 };
 use tokio::{io::Interest, net::TcpStream};
 
 const BUFFER: usize = 256 * 1024;
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
 
 thread_local! {
     static BUFFERS: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
@@ -83,8 +87,22 @@ pub async fn relay(client: &TcpStream, upstream: &TcpStream, moved: &Moved) -> R
     }
 }
 
+/// Sets up what a relay needs of its sockets, which is nothing that the client would have to wait for.
+pub fn prepare(client: &TcpStream, upstream: &TcpStream) {
+    // The client's own keepalive ends at the engine, so the engine looks after the upstream's.
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    // The application's own pauses between small writes are passed on as they come. None of these can fail on a TCP
+    // socket, and a relay without them is still one.
+    let _ = client.set_nodelay(true);
+    let _ = upstream.set_nodelay(true);
+    let _ = SockRef::from(upstream).set_tcp_keepalive(&keepalive);
+}
+
 /// Makes the end of a connection a reset: RST goes out when the stream is dropped.
-pub fn reset(stream: &TcpStream) {
+pub fn reset(stream: &impl AsFd) {
     // The socket may be reset already: then there is nothing left to say.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

@@ -1,7 +1,7 @@
 //! The threads that relay. A connection belongs to one of them from beginning to end, so that nothing about it is
 //! shared between threads.
 
-use super::relay::{Moved, relay, reset};
+use super::relay::{Moved, prepare, relay, reset};
 use crate::{
     observe::{Connection, Timestamp},
     reason::Reason,
@@ -86,7 +86,11 @@ fn start_worker(
 async fn run(job: Job, on_end: OnEnd, mut stopped: watch::Receiver<bool>) {
     let Job { client, upstream, mut record, begun, guard } = job;
     let moved = Moved::default();
-    let streams = TcpStream::from_std(client).and_then(|client| Ok((client, TcpStream::from_std(upstream)?)));
+    let streams = TcpStream::from_std(client).and_then(|client| {
+        let upstream = TcpStream::from_std(upstream)?;
+        prepare(&client, &upstream);
+        Ok((client, upstream))
+    });
     record.reason = match streams {
         Ok((client, upstream)) => tokio::select! {
             reason = relay(&client, &upstream, &moved) => reason,

@@ -1,0 +1,89 @@
+//! The engine's listeners on loopback in a workload's network namespace.
+
+use super::netns::NetworkNamespace;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    ops::RangeInclusive,
+};
+use tokio::io::unix::AsyncFd;
+
+/// Clamped by net.core.somaxconn.
+const BACKLOG: i32 = 65_535;
+/// Above the default range of ephemeral ports, so that no application is handed the engine's.
+const PORTS: RangeInclusive<u16> = 61_000..=65_535;
+const PORT_ATTEMPTS: usize = 32;
+
+/// A listener whose connections are not yet any reactor's.
+#[derive(Debug)]
+pub struct Listener {
+    listener: AsyncFd<TcpListener>,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Listens on both loopback addresses, on one port where that is free. A namespace may lack either family; at
+    /// least one of the two is there.
+    pub fn bind_both(namespace: &NetworkNamespace) -> io::Result<Vec<Self>> {
+        namespace.run(|| {
+            let mut failed = io::Error::from(io::ErrorKind::AddrInUse);
+            for attempt in 0..=PORT_ATTEMPTS {
+                // If nothing is free up there, any port will do.
+                let port = if attempt < PORT_ATTEMPTS { fastrand::u16(PORTS) } else { 0 };
+                let addresses =
+                    [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), (Ipv6Addr::LOCALHOST, port).into()];
+                let (listeners, errors): (Vec<_>, Vec<_>) =
+                    addresses.into_iter().map(Self::bind).partition(Result::is_ok);
+                let mut errors = errors.into_iter().filter_map(Result::err);
+                let taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+                match errors.find(taken).or_else(|| errors.next()) {
+                    Some(error) if taken(&error) || listeners.is_empty() => failed = error,
+                    _ => return Ok(listeners.into_iter().filter_map(Result::ok).collect()),
+                }
+            }
+            Err(failed)
+        })
+    }
+
+    fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket =
+            Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr()?;
+        // Not tokio's own listener, which would register each connection with this thread's reactor.
+        // SAFETY: the listener owns its descriptor, and gives the same one for as long as it lives.
+        #[expect(unsafe_code, reason = "the only way to wait for a descriptor")]
+        let listener = unsafe { AsyncFd::register(listener)? };
+        Ok(Self { listener, address })
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until there may be a connection.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.listener.readable().await?.retain_ready();
+        Ok(())
+    }
+
+    /// A connection that is there now, non-blocking, with the client's address.
+    pub fn accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+        let accepted = self.listener.try_io(tokio::io::Interest::READABLE, TcpListener::accept);
+        match accepted {
+            Ok((stream, client)) => {
+                stream.set_nonblocking(true)?;
+                Ok(Some((stream, client)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
