@@ -10,10 +10,16 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::script::errno_name;
+use crate::script::{Step, errno_name};
 
-/// Each exchange is: connect, send a line, receive it back, wait for the server to close.
-const LINE: &[u8] = b"sixteen letters\n";
+/// Each exchange is: connect, send this line, receive it back, wait for the server to close.
+const LINE: &str = "sixteen letters\n";
+
+/// What the server of a load plays. It closes first, so that the port that has to rest is on its side.
+#[must_use]
+pub fn server() -> [Step; 2] {
+    [Step::ReceiveUntil("\n".to_owned()), Step::Send(LINE.to_owned())]
+}
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Load {
@@ -71,10 +77,14 @@ impl Report {
 }
 
 fn exchange(mut stream: TcpStream) -> io::Result<()> {
-    stream.write_all(LINE)?;
+    stream.write_all(LINE.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    if answer == LINE { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "not what was sent")) }
+    if answer == LINE.as_bytes() {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "not what was sent"))
+    }
 }
 
 /// Microseconds of the machine's monotonic clock, which all processes share.

@@ -1,4 +1,4 @@
-//! A router that answers with ICMP a few milliseconds later, as one across a network does.
+//! A router that answers with ICMP some milliseconds later, as one across a network does.
 //!
 //! Over veth an nftables `reject` answers within the very softirq that carries the SYN, while `connect()` still owns the
 //! client's socket; Linux then keeps the ICMP error for later and goes on until its first SYN timer. No client further
@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::firewall::{Fate, Firewall};
 use crate::netns::Netns;
 
-const DELAY: Duration = Duration::from_millis(3);
+const DELAY: Duration = Duration::from_millis(30);
 
 /// Answers every SYN for its ports. Drop ends it.
 #[derive(Debug)]

@@ -136,7 +136,9 @@ fn a_client_that_gives_up_ends_the_attempts() -> Result<()> {
     let world = World::new("giveup")?;
     let firewall = Firewall::new(&world.server)?;
     let spec = "  tcp: {maxConnectAttempts: 1000, backOff: {baseInterval: 20ms, maxInterval: 20ms}}\n  budget: {percent: 100, minPerSecond: 1000}";
-    let agent = agent(&world, &document(spec))?;
+    let arguments = ["--node-budget-percent", "100", "--node-budget-min-per-second", "1000"];
+    let options = Options { config: Some(&document(spec)), arguments: &arguments, ..Options::default() };
+    let agent = Agent::start_with(&[&world.cgroup], &options)?;
 
     let killed = world.start_dial(&dial(80))?;
     while firewall.attempts_to(80)? < 5 {
@@ -144,7 +146,7 @@ fn a_client_that_gives_up_ends_the_attempts() -> Result<()> {
     }
     killed.kill()?;
     let impatient = world.dial(&Dial { wait: Wait::AtMost(300), ..dial(81) })?;
-    assert_eq!(impatient.errno.as_deref(), Some("EINPROGRESS"));
+    assert_eq!(impatient.errno.as_deref(), Some("EINPROGRESS"), "{:?}", agent.records()?);
 
     for port in [80, 81] {
         assert_eq!(agent.wait_record(port)?.reason, "client-gone");

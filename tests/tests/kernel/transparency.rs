@@ -74,9 +74,7 @@ fn udp_is_left_alone() -> Result<()> {
         Ok(from)
     });
     // bash's /dev/udp connects its socket, as resolvers do.
-    let script = format!(
-        "exec 3<>/dev/udp/{SERVER_V4}/{PORT} && echo ping >&3 && read -r -t 10 line <&3 && echo $line"
-    );
+    let script = format!("exec 3<>/dev/udp/{SERVER_V4}/{PORT} && echo ping >&3 && timeout 10 head -n 1 <&3");
     let output = world.pod.run(|| Ok(world.workload("bash").args(["-c", &script]).output()?))?;
     assert_eq!(String::from_utf8_lossy(&output.stdout), "ping\n");
     let from = echoing.join().ok().context("the echo panicked")??;
