@@ -7,6 +7,7 @@
 )]
 
 mod build_ebpf;
+mod demo;
 mod lint;
 mod setup;
 mod shell;
@@ -25,6 +26,8 @@ enum Command {
     Setup(setup::Args),
     /// Build the kernel programs into target/bpf/redial-ebpf.o.
     BuildEbpf,
+    /// Build everything and show, in two network namespaces, what redial does, with numbers; needs root.
+    Demo(demo::Args),
     /// Format, clippy, documentation, and the dependencies' licences and sources.
     Lint,
     /// Build everything and run all tests; the kernel's as root.
@@ -45,6 +48,7 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Setup(args) => setup::run(args),
         Command::BuildEbpf => build_ebpf::run(),
+        Command::Demo(args) => demo::run(args),
         Command::Lint => lint::run(),
         Command::Test(args) => test::run(args),
     }
