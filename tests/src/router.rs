@@ -40,7 +40,7 @@ impl Router {
         for (port, _) in ports {
             firewall.set(*port, Fate::Drop)?;
         }
-        let sockets = netns.run(|| Sockets::open().context("opening raw sockets"))?;
+        let sockets = Arc::new(netns.run(|| Sockets::open().context("opening raw sockets"))?);
         let (stop, ports) = (Arc::new(AtomicBool::new(false)), ports.to_vec());
         let stopped = Arc::clone(&stop);
         let answering = thread::spawn(move || {
@@ -49,11 +49,14 @@ impl Router {
                 let Ok(length) = (&sockets.seen).read(&mut packet) else { continue };
                 let packet = &packet[..length];
                 let Some(syn) = Syn::parse(packet) else { continue };
-                let found = ports.iter().find(|(port, _)| *port == syn.port);
-                if let Some((_, unreachable)) = found {
-                    thread::sleep(DELAY);
-                    // A client that is gone by now has no use for the answer.
-                    drop(sockets.answer(&syn, *unreachable, packet));
+                if let Some((_, unreachable)) = ports.iter().find(|(port, _)| *port == syn.port) {
+                    let (sockets, unreachable, packet) =
+                        (Arc::clone(&sockets), *unreachable, packet.to_vec());
+                    thread::spawn(move || {
+                        thread::sleep(DELAY);
+                        // A client that is gone by now has no use for the answer.
+                        drop(sockets.answer(&syn, unreachable, &packet));
+                    });
                 }
             }
         });
