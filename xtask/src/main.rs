@@ -6,6 +6,7 @@
     reason = "a task tells the person who started it what it does"
 )]
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod lint;
@@ -24,6 +25,8 @@ use std::process::ExitCode;
 enum Command {
     /// Install what building, the demo and the tests need; safe to repeat.
     Setup(setup::Args),
+    /// Build everything and measure what redial costs, beside the direct path and HAProxy; needs root.
+    Bench(bench::Args),
     /// Build the kernel programs into target/bpf/redial-ebpf.o.
     BuildEbpf,
     /// Build everything and show, in two network namespaces, what redial does, with numbers; needs root.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Setup(args) => setup::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::BuildEbpf => build_ebpf::run(),
         Command::Demo(args) => demo::run(args),
         Command::Lint => lint::run(),

@@ -1,0 +1,158 @@
+//! What a run measured: medians, their spread and their ratio to the direct path, as a table and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Write as _, stdout};
+use std::thread::available_parallelism;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::paths::{PATHS, Path};
+use crate::run::Length;
+use crate::work::{CASES, Case, Measured, Metric};
+
+const LABEL: usize = 34;
+const COLUMN: usize = 20;
+
+/// The values of all rounds, by case, metric and path.
+#[derive(Debug, Default)]
+pub struct Report {
+    rows: BTreeMap<(&'static str, Metric), BTreeMap<&'static str, Vec<f64>>>,
+}
+
+/// What the rounds come to for one metric of one case on one path.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Cell {
+    median: f64,
+    min: f64,
+    max: f64,
+    /// The median as a multiple of the direct path's; nothing of which the direct path has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Document {
+    kernel: String,
+    processors: usize,
+    rounds: usize,
+    seconds: f64,
+    rows: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    case: &'static str,
+    metric: Metric,
+    unit: &'static str,
+    paths: BTreeMap<&'static str, Cell>,
+}
+
+impl Report {
+    pub fn add(&mut self, case: &Case, path: Path, measured: &Measured) {
+        for (metric, value) in &measured.values {
+            let row = self.rows.entry((case.name, *metric)).or_default();
+            row.entry(path.name).or_default().push(*value);
+        }
+    }
+
+    pub fn json(&self, length: Length) -> Result<String> {
+        let Length { rounds, each } = length;
+        let document = Document {
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            processors: available_parallelism()?.get(),
+            rounds,
+            seconds: each.as_secs_f64(),
+            rows: self.rows()?,
+        };
+        Ok(serde_json::to_string_pretty(&document)? + "\n")
+    }
+
+    /// In the order of the cases.
+    fn rows(&self) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        for case in CASES {
+            for ((name, metric), paths) in &self.rows {
+                if *name == case.name {
+                    let paths = cells(paths)?;
+                    rows.push(Row { case: case.name, metric: *metric, unit: metric.unit(), paths });
+                }
+            }
+        }
+        Ok(rows)
+    }
+}
+
+fn cells(paths: &BTreeMap<&'static str, Vec<f64>>) -> Result<BTreeMap<&'static str, Cell>> {
+    let direct = match paths.get(PATHS[0].name) {
+        Some(values) => Some(Cell::of(values, None)?.median),
+        None => None,
+    };
+    paths.iter().map(|(path, values)| Ok((*path, Cell::of(values, direct)?))).collect()
+}
+
+impl Cell {
+    fn of(values: &[f64], direct: Option<f64>) -> Result<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (min, max) = sorted.first().zip(sorted.last()).context("no rounds")?;
+        let median = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+        Ok(Self { median, min: *min, max: *max, ratio: direct.map(|direct| median / direct) })
+    }
+}
+
+/// Two lines a row: medians with their ratios to the direct path, and below them the least and the greatest.
+pub fn print(report: &Report) -> Result<()> {
+    let mut text = format!("{:LABEL$}", "");
+    for path in PATHS {
+        write!(text, "{:>COLUMN$}", path.name)?;
+    }
+    text.push('\n');
+    for row in report.rows()? {
+        let (mut medians, mut spreads) = (String::new(), String::new());
+        for path in PATHS {
+            let (median, spread) = match row.paths.get(path.name) {
+                Some(cell) => (
+                    format!(
+                        "{}{}",
+                        short(cell.median),
+                        cell.ratio.map(|ratio| format!("  {ratio:.2}x")).unwrap_or_default()
+                    ),
+                    format!("{}..{}", short(cell.min), short(cell.max)),
+                ),
+                None => ("-".to_owned(), String::new()),
+            };
+            write!(medians, "{median:>COLUMN$}")?;
+            write!(spreads, "{spread:>COLUMN$}")?;
+        }
+        let label = format!("{}, {}, {}", row.case, row.metric.label(), row.unit);
+        writeln!(text, "{label:LABEL$}{medians}\n{:LABEL$}{spreads}", "")?;
+    }
+    Ok(stdout().write_all(text.as_bytes())?)
+}
+
+/// Three digits, or all before the point.
+fn short(value: f64) -> String {
+    match value {
+        ..10.0 => format!("{value:.2}"),
+        10.0..100.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cell;
+
+    #[test]
+    fn a_cell_is_the_middle_of_its_rounds_and_their_spread() {
+        let odd = Cell::of(&[30.0, 10.0, 20.0], Some(10.0)).unwrap();
+        assert_eq!([odd.min, odd.median, odd.max, odd.ratio.unwrap()], [10.0, 20.0, 30.0, 2.0]);
+        let even = Cell::of(&[4.0, 1.0, 2.0, 3.0], None).unwrap();
+        assert_eq!([even.min, even.median, even.max], [1.0, 2.5, 4.0]);
+        assert!(even.ratio.is_none());
+        assert!(Cell::of(&[], None).is_err());
+    }
+}
