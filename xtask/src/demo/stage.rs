@@ -36,8 +36,8 @@ const LATE: Case = Case {
     server: "down for its first 2 s",
     address: (SERVER, 8001),
     down_for: Duration::from_secs(2),
-    requests: 5,
-    every: Duration::from_millis(800),
+    requests: 15,
+    every: Duration::from_millis(200),
     ..HEALTHY
 };
 
@@ -72,8 +72,9 @@ const NEVER: Case = Case {
 pub(super) fn run(files: &Files) -> Result<()> {
     let network = Network::new()?;
     let (redial, policy) = (files.redial.display(), files.policy.display());
-    println!("Two network namespaces, joined by a cable: a client, {CLIENT}, and a server, {SERVER}.");
-    println!("Both go when this ends. The policies that are used, {policy}:\n");
+    println!("Two network namespaces, joined by a veth pair: a client, {CLIENT}, and a server, {SERVER}.");
+    println!("They go when this ends. {policy} has a policy for each of two of the server's ports;");
+    println!("redial's default is for all others: up to 3 attempts.\n");
     for line in POLICY.lines() {
         println!("    {line}");
     }
@@ -83,32 +84,35 @@ pub(super) fn run(files: &Files) -> Result<()> {
     curl(&network, &format!("curl -sS {url}"))?;
     curl(&network, &format!("{redial} exec --config {policy} -- curl -sS {url}"))?;
 
-    println!("2. The same client program, without redial and with it, and five servers.\n");
+    println!("2. A plain client program, without redial and under `redial exec`, in half a minute.\n");
     println!("{HEADER}");
     let added = measure(&network, files, &HEALTHY)?;
     for case in [&LATE, &REFUSING, &LOSING, &NEVER] {
         measure(&network, files, case)?;
     }
+    println!();
+    let notes = [
+        ("attempts", "connections that left the client's namespace, as nftables counted them".to_owned()),
+        (HEALTHY.server, format!("redial added {added} to the median connect()")),
+        (LATE.server, format!("a request every {}, during those seconds and after", shown(Some(LATE.every)))),
+        (LOSING.server, format!("this client waits {} for a connection;", shown(Some(LOSING.patience)))),
+        ("", "Linux repeats a lost SYN after 1 s, redial as soon as the policy says".to_owned()),
+        (
+            NEVER.server,
+            "nobody has this address: after redial's last attempt, and so later, the client".to_owned(),
+        ),
+        ("", "gets the network's own error".to_owned()),
+    ];
+    for (what, note) in notes {
+        println!("{what:<25}{note}");
+    }
     println!(
-        "\n\
-attempts         connections that left the client's namespace for the server, counted by nftables
-{:<17}redial added {added} to the median connect()
-{:<17}this client gives up after {}; Linux repeats a lost SYN after 1 s, redial as the policy says
-{:<17}nobody has this address; redial tries as often as its default policy says, then the
-{:<17}client gets the network's own error\n",
-        HEALTHY.server,
-        LOSING.server,
-        shown(Some(LOSING.patience)),
-        NEVER.server,
-        "",
-    );
-    println!(
-        "{} has a line for each of redial's connections, with all its attempts.",
+        "\n{} has a line for each of redial's connections, with its attempts.",
         files.access_log.display()
     );
-    println!("Next, as root:");
+    println!("To go on, as root:");
     println!("    {redial} exec -- curl https://one.of.your.services/");
-    println!("    {redial} run --config FOLDER --cgroup /sys/fs/cgroup/system.slice/YOUR.service");
+    println!("    {redial} run --config FOLDER --cgroup system.slice/YOUR.service");
     println!("docs/policies.md says what a policy can do.");
     Ok(())
 }
@@ -143,7 +147,7 @@ fn measure(network: &Network, files: &Files, case: &Case) -> Result<String> {
     println!("{}", with.row("", "with"));
     let difference = |with: Duration, without| with.checked_sub(without);
     let added = with.median().zip(without.median()).and_then(|(with, without)| difference(with, without));
-    Ok(added.map_or_else(|| "nothing".to_owned(), |added| shown(Some(added))))
+    Ok(added.map_or_else(|| "nothing measurable".to_owned(), |added| shown(Some(added))))
 }
 
 fn requests(network: &Network, redial: Option<&Files>, case: &Case) -> Result<Measured> {
