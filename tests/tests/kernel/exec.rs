@@ -155,7 +155,7 @@ fn arguments_and_environment_pass_through() -> Result<()> {
 fn the_terminal_passes_through_and_ctrl_c_leaves_nothing_behind() -> Result<()> {
     let world = World::new("exec")?;
     let terminal = openpty(None, None)?;
-    let script = format!("{PRINT_CGROUP}; test -t 0 && test -t 1 && test -t 2 && echo terminal; sleep 1000");
+    let script = format!("{PRINT_CGROUP}; test -t 0 && test -t 1 && test -t 2 && echo terminal; exec cat");
     let mut command = Command::new("setsid");
     // In a session of its own, with the new terminal as the controlling one, as in a terminal window.
     command.args(["--ctty", "--wait"]).arg(binary()?).args(["exec", "--", "sh", "-c", &script]);
@@ -165,6 +165,10 @@ fn the_terminal_passes_through_and_ctrl_c_leaves_nothing_behind() -> Result<()> 
     let cgroup = cgroup_at(&started.line()?)?;
     assert!(cgroup.is_dir(), "{}", cgroup.display());
     assert_eq!(started.line()?, "terminal");
+    // Once from the terminal's echo and once from cat, which by then is in the shell's place: a shell that is about to
+    // start something may lose a SIGINT, with redial or without.
+    screen.write_all(b"anyone?\n")?;
+    assert_eq!([started.line()?, started.line()?], ["anyone?", "anyone?"]);
 
     screen.write_all(b"\x03")?;
     let status = started.wait()?;

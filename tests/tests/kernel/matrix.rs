@@ -183,9 +183,8 @@ fn expected_held(row: Row) -> Expected {
         Fault::DroppedSyn | Fault::FullBacklog => {
             failed("ETIMEDOUT", AT_THE_LAST_SYN_TIMER, Attempts::All(3, "timeout"))
         }
-        Fault::UpLater | Fault::NeverUp if short => {
-            gave_up(Attempts::Until("refused", 12, &["refused", "cancelled"]))
-        }
+        Fault::UpLater if short => gave_up(Attempts::Until("refused", 60, &["refused", "cancelled"])),
+        Fault::NeverUp if short => gave_up(Attempts::Until("refused", 12, &["refused", "cancelled"])),
         Fault::UpLater => Expected {
             errno: None,
             connect_ms: 900..6900,

@@ -33,7 +33,13 @@ fn dial(port: u16) -> Dial {
 
 fn policy(attempts: u32) -> String {
     format!(
-        "apiVersion: redial.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{name: p}}\nspec:\n  tcp: {{maxConnectAttempts: {attempts}}}\n"
+        "apiVersion: redial.dev/v1alpha1
+kind: RetryPolicy
+metadata: {{name: p}}
+spec:
+  tcp: {{maxConnectAttempts: {attempts}}}
+  budget: {{percent: 100, minPerSecond: 1000}}
+"
     )
 }
 
