@@ -22,6 +22,8 @@ pub struct Dial {
     pub device: Option<String>,
     pub fast_open: bool,
     pub multipath: bool,
+    /// Where the same socket is to connect after `to` has failed.
+    pub otherwise: Option<SocketAddr>,
     pub script: Vec<Step>,
 }
 
@@ -59,6 +61,7 @@ impl Dial {
             device: None,
             fast_open: false,
             multipath: false,
+            otherwise: None,
             script: Vec::new(),
         }
     }
@@ -73,7 +76,10 @@ impl Dial {
     pub fn run(&self, pause: impl FnMut()) -> io::Result<Dialled> {
         let socket = self.socket()?;
         let start = Instant::now();
-        let connected = self.connect(&socket);
+        let connected = match (self.connect(&socket, self.to), self.otherwise) {
+            (Err(_), Some(otherwise)) => self.connect(&socket, otherwise),
+            (connected, _) => connected,
+        };
         let connect_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         if let Err(error) = connected {
             let errno = Some(errno_name(&error));
@@ -104,8 +110,8 @@ impl Dial {
         Ok(socket)
     }
 
-    fn connect(&self, socket: &Socket) -> io::Result<()> {
-        let to = SockAddr::from(self.to);
+    fn connect(&self, socket: &Socket, to: SocketAddr) -> io::Result<()> {
+        let to = SockAddr::from(to);
         match self.wait {
             Wait::Blocking => socket.connect(&to),
             Wait::AtMost(milliseconds) => {

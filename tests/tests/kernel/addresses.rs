@@ -1,5 +1,7 @@
 //! Everybody sees the addresses that they would see without redial.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use anyhow::Result;
 use redial_tests::agent::{Agent, Options};
 use redial_tests::dial::Dial;
@@ -50,6 +52,54 @@ fn eager() -> Result<()> {
         assert_eq!(record.source, Some(seen.peer), "{family:?}");
         assert_eq!(record.original_destination, family.server(port), "{family:?}");
         assert_eq!(record.handshake, "eager");
+    }
+    Ok(())
+}
+
+/// A pod may reach itself by its own address, which is not a loopback one.
+#[test]
+fn of_the_pod_itself() -> Result<()> {
+    let world = World::new("self")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    for (port, family) in (80..).zip(Family::ALL) {
+        let own = SocketAddr::new(family.pod(), port);
+        let server = Upstream::start(&world.pod, own, &[Step::ReceiveAll])?;
+        let client = world.dial(&Dial::to(family.said(own)))?;
+        let seen = server.wait_played(1)?.remove(0);
+        assert_eq!(client.errno, None, "{family:?}");
+        assert_eq!(client.peer, Some(family.said(own)), "{family:?}");
+        assert_eq!(client.local, Some(family.said(seen.peer)), "{family:?}");
+        assert_eq!(seen.peer.ip(), own.ip(), "{family:?}");
+        assert_eq!(agent.wait_record(port)?.source, Some(seen.peer), "{family:?}");
+    }
+    Ok(())
+}
+
+/// Linux lets a socket whose `connect()` failed connect again, to another place.
+#[test]
+fn of_a_second_connect_on_the_same_socket() -> Result<()> {
+    let world = World::new("again")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    for (port, family) in (80..).zip(Family::ALL) {
+        let (refused, works) = (family.server(port + 100), family.server(port));
+        let server = Upstream::start(&world.server, works, &[Step::ReceiveAll])?;
+        let dial = Dial { otherwise: Some(family.said(works)), ..Dial::to(family.said(refused)) };
+        let client = world.dial(&dial)?;
+        let seen = server.wait_played(1)?.remove(0);
+        assert_eq!(client.errno, None, "{family:?}");
+        assert_eq!(client.peer, Some(family.said(works)), "{family:?}");
+        assert_eq!(client.local, Some(family.said(seen.peer)), "{family:?}");
+        assert_eq!(agent.wait_record(port + 100)?.reason, "attempts-exhausted");
+        assert_eq!(agent.wait_record(port)?.reason, "closed");
+
+        // From one that is intercepted to one that is not.
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if family == Family::V4 {
+            let server = Upstream::start(&world.pod, local, &[Step::ReceiveAll])?;
+            let client = world.dial(&Dial { otherwise: Some(local), ..Dial::to(refused) })?;
+            assert_eq!((client.errno, client.peer), (None, Some(local)));
+            assert_eq!(client.local, Some(server.wait_played(1)?[0].peer));
+        }
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The access log and the metrics tell the same story in the same words.
 
 use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::Result;
 use redial_tests::agent::{Agent, Metrics, Options};
@@ -63,6 +65,35 @@ fn log_and_metrics_agree_in_words_and_counts() -> Result<()> {
     assert_eq!(kernel("redirected"), "8");
     assert_eq!(kernel("held"), "8");
     assert_eq!(kernel("passed_loopback"), "1");
+    Ok(())
+}
+
+/// Clients that give up in every way at once: all that was held for them is let go.
+#[test]
+fn abandoned_connects_leave_nothing_behind() -> Result<()> {
+    let world = World::new("abandoned")?;
+    let firewall = Firewall::new(&world.server)?;
+    firewall.set(80, Fate::Drop)?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    let dial = Dial::to(Family::V4.server(80));
+    let killed: Vec<_> = (0..30).map(|_| world.start_dial(&dial)).collect::<Result<_>>()?;
+    let impatient: Vec<_> = (0..30)
+        .map(|_| world.start_dial(&Dial { wait: Wait::AtMost(300), ..dial.clone() }))
+        .collect::<Result<_>>()?;
+    while firewall.attempts_to(80)? < 60 {
+        sleep(Duration::from_millis(10));
+    }
+    for client in killed {
+        client.kill()?;
+    }
+    for client in impatient {
+        assert_eq!(client.finish()?.errno.as_deref(), Some("EINPROGRESS"));
+    }
+    let records = agent.wait_records(80, 60)?;
+    assert!(records.iter().all(|record| record.reason == "client-gone"), "{records:?}");
+    let metrics = agent.metrics()?;
+    assert_eq!(metrics.sum("redial_handshakes_held", &[]).to_string(), "0");
+    assert_eq!(metrics.sum("redial_connections_active", &[]).to_string(), "0");
     Ok(())
 }
 

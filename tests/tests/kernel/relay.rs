@@ -3,24 +3,31 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use redial_tests::agent::{Agent, Record};
-use redial_tests::dial::{Dial, Dialled};
+use redial_tests::agent::{Agent, Options, Record};
+use redial_tests::dial::Dial;
 use redial_tests::script::{Played, Step};
-use redial_tests::upstream::{Seen, Upstream};
+use redial_tests::upstream::Upstream;
 use redial_tests::world::{Family, World};
 
 const PORT: u16 = 80;
 const GIB: u64 = 1 << 30;
 
-/// Plays one connection through an agent: what the client, the server and the agent saw.
-fn connection(client: &[Step], server: &[Step]) -> Result<(Dialled, Seen, Record)> {
+/// Plays one connection through an agent, held and then accepted first, and checks what the client, the server and
+/// the agent saw.
+fn connection(client: &[Step], server: &[Step], check: impl Fn(&[Played], &[Played], &Record)) -> Result<()> {
     let world = World::new("relay")?;
-    let agent = Agent::start(&[&world.cgroup])?;
-    let upstream = Upstream::start(&world.server, Family::V4.server(PORT), server)?;
-    let dialled = world.dial(&Dial::to(Family::V4.server(PORT)).play(client))?;
-    assert_eq!(dialled.errno, None);
-    let seen = upstream.wait_played(1)?.remove(0);
-    Ok((dialled, seen, agent.wait_record(PORT)?))
+    for (port, handshake) in [(80, "held"), (81, "eager")] {
+        let options = Options { arguments: &["--handshake", handshake], ..Options::default() };
+        let agent = Agent::start_with(&[&world.cgroup], &options)?;
+        let upstream = Upstream::start(&world.server, Family::V4.server(port), server)?;
+        let dialled = world.dial(&Dial::to(Family::V4.server(port)).play(client))?;
+        assert_eq!(dialled.errno, None);
+        let seen = upstream.wait_played(1)?.remove(0);
+        let record = agent.wait_record(port)?;
+        assert_eq!(record.handshake, handshake);
+        check(&dialled.played, seen.played.as_deref().unwrap_or_default(), &record);
+    }
+    Ok(())
 }
 
 fn send(text: &str) -> Step {
@@ -37,78 +44,82 @@ fn failed(errno: &str) -> Played {
 
 #[test]
 fn a_gibibyte_both_ways_at_once_is_unaltered() -> Result<()> {
-    let (client, server, record) = connection(&[Step::Exchange(GIB)], &[Step::Exchange(GIB)])?;
-    assert_eq!(client.played, [Played::Bytes(GIB)]);
-    assert_eq!(server.played, Some(vec![Played::Bytes(GIB)]));
-    assert_eq!((record.bytes_sent, record.bytes_received), (GIB, GIB));
-    assert_eq!(record.reason, "closed");
-    Ok(())
+    connection(&[Step::Exchange(GIB)], &[Step::Exchange(GIB)], |client, server, record| {
+        assert_eq!(client, [Played::Bytes(GIB)]);
+        assert_eq!(server, [Played::Bytes(GIB)]);
+        assert_eq!((record.bytes_sent, record.bytes_received), (GIB, GIB));
+        assert_eq!(record.reason, "closed");
+    })
 }
 
 #[test]
 fn a_client_that_is_done_sending_still_receives() -> Result<()> {
-    let (client, server, record) = connection(
+    connection(
         &[send("question"), Step::Shutdown, Step::ReceiveAll],
         &[Step::ReceiveAll, send("answer")],
-    )?;
-    assert_eq!(server.played, Some(vec![text("question"), Played::Done]));
-    assert_eq!(client.played, [Played::Done, Played::Done, text("answer")]);
-    assert_eq!((record.bytes_sent, record.bytes_received), (8, 6));
-    assert_eq!(record.reason, "closed");
-    Ok(())
+        |client, server, record| {
+            assert_eq!(server, [text("question"), Played::Done]);
+            assert_eq!(client, [Played::Done, Played::Done, text("answer")]);
+            assert_eq!((record.bytes_sent, record.bytes_received), (8, 6));
+            assert_eq!(record.reason, "closed");
+        },
+    )
 }
 
 #[test]
 fn a_server_that_is_done_sending_still_receives() -> Result<()> {
-    let (client, server, record) = connection(
+    connection(
         &[Step::ReceiveAll, send("thanks"), Step::Shutdown],
         &[send("greeting"), Step::Shutdown, Step::ReceiveAll],
-    )?;
-    assert_eq!(client.played, [text("greeting"), Played::Done, Played::Done]);
-    assert_eq!(server.played, Some(vec![Played::Done, Played::Done, text("thanks")]));
-    assert_eq!(record.reason, "closed");
-    Ok(())
+        |client, server, record| {
+            assert_eq!(client, [text("greeting"), Played::Done, Played::Done]);
+            assert_eq!(server, [Played::Done, Played::Done, text("thanks")]);
+            assert_eq!(record.reason, "closed");
+        },
+    )
 }
 
 #[test]
 fn a_reset_by_the_client_is_a_reset_at_the_server() -> Result<()> {
-    let (_, server, record) = connection(
+    connection(
         &[send("x"), Step::Receive(1), Step::Reset],
         &[Step::Receive(1), send("y"), Step::ReceiveAll],
-    )?;
-    assert_eq!(server.played, Some(vec![text("x"), Played::Done, failed("ECONNRESET")]));
-    assert_eq!(record.reason, "client-reset");
-    Ok(())
+        |_, server, record| {
+            assert_eq!(server, [text("x"), Played::Done, failed("ECONNRESET")]);
+            assert_eq!(record.reason, "client-reset");
+        },
+    )
 }
 
 #[test]
 fn a_reset_by_the_server_is_a_reset_at_the_client() -> Result<()> {
-    let (client, _, record) = connection(&[send("x"), Step::ReceiveAll], &[Step::Receive(1), Step::Reset])?;
-    assert_eq!(client.played, [Played::Done, failed("ECONNRESET")]);
-    assert_eq!(record.reason, "upstream-reset");
-    Ok(())
+    connection(&[send("x"), Step::ReceiveAll], &[Step::Receive(1), Step::Reset], |client, _, record| {
+        assert_eq!(client, [Played::Done, failed("ECONNRESET")]);
+        assert_eq!(record.reason, "upstream-reset");
+    })
 }
 
 /// Data that is still under way when its sender closes arrives before the end does.
 #[test]
 fn a_close_right_after_much_data_loses_none() -> Result<()> {
     let much = 64 << 20;
-    let (client, server, _) = connection(&[Step::Push(much)], &[Step::Sleep(300), Step::PullAll])?;
-    assert_eq!(client.played, [Played::Bytes(much)]);
-    assert_eq!(server.played, Some(vec![Played::Done, Played::Bytes(much)]));
-    Ok(())
+    connection(&[Step::Push(much)], &[Step::Sleep(300), Step::PullAll], |client, server, _| {
+        assert_eq!(client, [Played::Bytes(much)]);
+        assert_eq!(server, [Played::Done, Played::Bytes(much)]);
+    })
 }
 
 #[test]
 fn an_idle_connection_stays_open() -> Result<()> {
-    let (client, server, record) = connection(
+    connection(
         &[send("a"), Step::Sleep(6_000), send("b"), Step::Receive(1)],
         &[Step::Receive(2), send("c"), Step::ReceiveAll],
-    )?;
-    assert_eq!(server.played, Some(vec![text("ab"), Played::Done, text("")]));
-    assert_eq!(client.step(3), Some(&text("c")));
-    assert_eq!(record.reason, "closed");
-    Ok(())
+        |client, server, record| {
+            assert_eq!(server, [text("ab"), Played::Done, text("")]);
+            assert_eq!(client[3], text("c"));
+            assert_eq!(record.reason, "closed");
+        },
+    )
 }
 
 /// A server that does not read stops the client, not the agent's memory.

@@ -133,14 +133,17 @@ fn a_second_agent_takes_over_without_a_failed_connection() -> Result<()> {
     let server = line_server(&world)?;
     let long =
         Upstream::start(&world.server, Family::V4.server(LONG), &[Step::Send("hi".to_owned()), Step::Echo])?;
-    let mut first = Agent::start(&[&world.cgroup])?;
+    let config = policy(1000);
+    let options = || Options { config: Some(&config), ..Options::default() };
+    let mut first = Agent::start_with(&[&world.cgroup], &options())?;
     let script = [Step::Receive(2), Step::Pause, Step::Send("still".to_owned()), Step::Receive(5)];
     let mut open = world.start_dial(&dial(LONG).play(&script))?;
     open.wait_paused()?;
+    let held = world.start_dial(&dial(REFUSED))?;
     let load = world.start_load(&busy())?;
     server.wait_seen(200)?;
 
-    let second = Agent::start(&[&world.cgroup])?;
+    let second = Agent::start_with(&[&world.cgroup], &options())?;
     server.wait_seen(server.seen().len() + 200)?;
     if first.is_running()? {
         first.signal(Signal::SIGTERM)?;
@@ -150,7 +153,9 @@ fn a_second_agent_takes_over_without_a_failed_connection() -> Result<()> {
     assert_eq!(report.failures().len(), 0, "{:?}", report.failures());
     assert!(second.records_of(PORT)?.len() >= 500, "the second agent has the connections now");
 
-    // The first drains: what it had open goes on to its own end.
+    // The first drains: what it had open or held goes on to its own end.
+    let _up = Upstream::start(&world.server, Family::V4.server(REFUSED), &[Step::ReceiveAll])?;
+    assert_eq!(held.finish()?.errno, None);
     open.resume()?;
     assert_eq!(open.finish()?.step(3), Some(&Played::Text("still".to_owned())));
     long.wait_played(1)?;
