@@ -50,17 +50,24 @@ fn state_changed(ctx: &SockOpsContext) {
     }
     let Some(redirect) = redirect_of(ctx) else { return };
     let cookie = cookie(ctx);
-    if from == BPF_TCP_SYN_SENT && redirect.phase == PHASE_HELD {
+    if from == BPF_TCP_SYN_SENT {
+        never_connected(ctx, redirect, cookie);
+    }
+    let _ = VERDICTS.remove(cookie);
+}
+
+/// The client gave up, or its connect() failed. Of a connection that was made, the engine takes the original destination
+/// when it accepts, which may be after the client has closed.
+fn never_connected(ctx: &SockOpsContext, redirect: &Redirect, cookie: u64) {
+    if redirect.phase == PHASE_HELD {
         maps::report_gone(cookie, redirect.netns_cookie);
         if timed_out(cookie) {
             // The application may call connect() again on the same socket.
             set_user_timeout(ctx, UNLIMITED);
         }
-    }
-    if redirect.phase == PHASE_EAGER {
+    } else {
         let _ = maps::ORIGINALS.remove(maps::client_key(redirect, ctx.local_port() as u16));
     }
-    let _ = VERDICTS.remove(cookie);
 }
 
 /// The client's SYN timer fired. If the engine has given up meanwhile, this is the moment to say so: a connection

@@ -15,10 +15,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 /// A client whose SYN was released completes the handshake on loopback at once, or has gone.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
@@ -241,17 +238,9 @@ impl Arrival {
         answer(Rc::clone(engine), client, syn, words).await;
     }
 
-    fn relay(self, client: net::TcpStream, upstream: TcpStream, record: Connection) {
-        match upstream.into_std() {
-            Ok(upstream) => {
-                let guard = Box::new((self.slot, self.node.metrics().connection_opened()));
-                self.node.relay(Job { client, upstream, record, begun: self.started, guard });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot hand a connection to its relay");
-                self.end(Connection { reason: Reason::Overloaded, ..record });
-            }
-        }
+    fn relay(self, client: net::TcpStream, upstream: net::TcpStream, record: Connection) {
+        let guard = Box::new((self.slot, self.node.metrics().connection_opened()));
+        self.node.relay(Job { client, upstream, record, begun: self.started, guard });
     }
 
     fn record(&self, progress: connect::Progress) -> Connection {

@@ -22,6 +22,8 @@ use super::{Connection, Metrics};
 
 /// How many records may wait for the writer.
 const QUEUE: usize = 8192;
+/// How long lines are gathered before they are written.
+const GATHER: Duration = Duration::from_millis(10);
 /// Lines are written together up to about this size.
 const BATCH_BYTES: usize = 64 * 1024;
 /// How long the end of the agent waits for the last lines: standard output may be a pipe that nobody reads.
@@ -171,6 +173,8 @@ impl Writer {
     fn run(mut self) {
         while let Ok(message) = self.records.recv() {
             self.take(message);
+            // To wake this thread for each line would cost its senders a system call each.
+            thread::sleep(GATHER);
             while let Ok(message) = self.records.try_recv() {
                 self.take(message);
                 if self.lines.len() >= BATCH_BYTES {

@@ -8,11 +8,22 @@ use crate::{
     reason::{AttemptOutcome, Reason},
     retry::{self, Budgets, Jitter, Verdict, budgets, connect::decide},
 };
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::{cell::RefCell, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    io::{self, ErrorKind},
+    net::{self, SocketAddr},
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 
@@ -55,7 +66,7 @@ pub async fn connect(
     dialer: &Dialer,
     shared: &Shared<'_>,
     progress: &mut Progress,
-) -> Result<(TcpStream, SocketAddr), Failed> {
+) -> Result<(net::TcpStream, SocketAddr), Failed> {
     let begun = Instant::now();
     shared.budgets.borrow_mut().deposit(destination, policy.budget, begun - shared.epoch);
     let mut backoff = Duration::ZERO;
@@ -95,19 +106,47 @@ pub async fn connect(
     }
 }
 
-async fn attempt(dialer: &Dialer, endpoint: SocketAddr, limit: Option<Duration>) -> io::Result<TcpStream> {
-    let connecting = dialer.socket(endpoint)?.connect(endpoint);
-    match limit {
-        Some(limit) => {
-            timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        }
-        None => connecting.await,
+async fn attempt(
+    dialer: &Dialer,
+    endpoint: SocketAddr,
+    limit: Option<Duration>,
+) -> io::Result<net::TcpStream> {
+    let socket = dialer.socket(endpoint)?;
+    match socket.connect(&endpoint.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        Ok(()) | Err(_) => {}
     }
+    let stream = net::TcpStream::from(socket);
+    // On this host and in its other network namespaces the handshake is over by now: to ask costs less than to wait.
+    if !is_writable(&stream)? {
+        let waiting = TcpStream::from_std(stream)?;
+        let in_time = match limit {
+            Some(limit) => {
+                timeout(limit, waiting.writable()).await.unwrap_or(Err(ErrorKind::TimedOut.into()))
+            }
+            None => waiting.writable().await,
+        };
+        return in_time.and_then(|()| waiting.into_std()).and_then(connected);
+    }
+    connected(stream)
+}
+
+/// A connection attempt that has come to its end has either failed or made a connection.
+fn connected(stream: net::TcpStream) -> io::Result<net::TcpStream> {
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}
+
+fn is_writable(stream: &net::TcpStream) -> io::Result<bool> {
+    let mut descriptors = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+    Ok(poll(&mut descriptors, PollTimeout::ZERO)? > 0)
 }
 
 impl Dialer {
     /// A socket in the workload's network namespace, so that its routes, source address and network policies apply.
-    fn socket(&self, endpoint: SocketAddr) -> io::Result<TcpSocket> {
+    fn socket(&self, endpoint: SocketAddr) -> io::Result<Socket> {
         let socket = self.namespace.run(|| {
             Socket::new(Domain::for_address(endpoint), Type::STREAM.nonblocking(), Some(Protocol::TCP))
         })?;
@@ -119,7 +158,7 @@ impl Dialer {
         if class != 0 {
             if endpoint.is_ipv4() { socket.set_tos_v4(class)? } else { socket.set_tclass_v6(class)? }
         }
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        Ok(socket)
     }
 }
 
@@ -144,7 +183,7 @@ impl Progress {
 }
 
 fn outcome_of(error: &io::Error) -> AttemptOutcome {
-    if error.kind() == io::ErrorKind::TimedOut {
+    if error.kind() == ErrorKind::TimedOut {
         return AttemptOutcome::Timeout;
     }
     match error.raw_os_error().map(Errno::from_raw) {

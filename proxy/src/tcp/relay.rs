@@ -58,8 +58,9 @@ struct Broken {
 pub async fn relay(client: &TcpStream, upstream: &TcpStream, moved: &Moved) -> Reason {
     let (client, upstream) =
         (End { stream: client, side: Side::Client }, End { stream: upstream, side: Side::Upstream });
-    let mut sending = pin!(one_way(client, upstream, &moved.sent));
-    let mut receiving = pin!(one_way(upstream, client, &moved.received));
+    let one_ended = Cell::new(false);
+    let mut sending = pin!(one_way(client, upstream, &moved.sent, &one_ended));
+    let mut receiving = pin!(one_way(upstream, client, &moved.received, &one_ended));
     // A side that has sent its last byte may still be reset, and nobody reads from it any more to see that.
     let result = tokio::select! {
         ended = &mut sending => match ended {
@@ -108,7 +109,12 @@ pub fn reset(stream: &impl AsFd) {
 }
 
 /// Moves bytes until the end of the stream, and passes that on.
-async fn one_way(from: End<'_>, to: End<'_>, moved: &Cell<u64>) -> Result<(), Broken> {
+async fn one_way(
+    from: End<'_>,
+    to: End<'_>,
+    moved: &Cell<u64>,
+    one_ended: &Cell<bool>,
+) -> Result<(), Broken> {
     let mut rest = Vec::new();
     loop {
         poll_fn(|cx| from.stream.poll_read_ready(cx)).await.map_err(|error| from.broken(error))?;
@@ -122,6 +128,10 @@ async fn one_way(from: End<'_>, to: End<'_>, moved: &Cell<u64>) -> Result<(), Br
             write_rest(to.stream, &rest).await.map_err(|error| to.broken(error))?;
             rest = Vec::new();
         }
+    }
+    if one_ended.replace(true) {
+        // Both have: to close the sockets, which comes next, says the same.
+        return Ok(());
     }
     // A side that is gone already has nothing to be told.
     let _ = SockRef::from(to.stream).shutdown(Shutdown::Write);
