@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: what redial does, shown on this machine.
 //!
-//! The demo lives in network namespaces that have no name and so last exactly as long as its processes, and each of these
-//! ends when the one that started it does. However the demo ends, there is nothing left to clean up.
+//! The demo lives in network namespaces that have no name and so last exactly as long as its processes. Each of these ends
+//! with the one that started it, or by itself within half a minute. However the demo ends, nothing is left to clean up.
 
 mod client;
 mod network;
