@@ -2,7 +2,7 @@
 //!
 //! It counts every SYN before any rule applies, so an attempt that is dropped or refused is seen too.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -36,7 +36,7 @@ impl<'a> Firewall<'a> {
                  set attempts { type inet_service . inet_service; flags dynamic; size 65535; }
                  chain count {
                      type filter hook prerouting priority raw;
-                     tcp flags & (fin|syn|rst|ack) == syn update @attempts { tcp dport . tcp sport counter }
+                     tcp flags & (fin|syn|rst|ack) == syn update @attempts { tcp dport . tcp sport }
                  }
                  chain fate { type filter hook input priority filter; }
              }",
@@ -61,28 +61,9 @@ impl<'a> Firewall<'a> {
         self.nft("flush chain inet rig fate")
     }
 
-    /// For each destination port, how many connections were tried: each has a source port of its own, and a SYN that
-    /// was sent again counts once.
-    pub fn attempts(&self) -> Result<BTreeMap<u16, usize>> {
-        let mut attempts = BTreeMap::new();
-        for (port, _syns) in self.seen()? {
-            *attempts.entry(port).or_insert(0) += 1;
-        }
-        Ok(attempts)
-    }
-
-    /// How many connections to one port were tried.
+    /// How many connections to a port were tried: each has a source port of its own, and a SYN that was sent again
+    /// counts once.
     pub fn attempts_to(&self, port: u16) -> Result<usize> {
-        Ok(self.attempts()?.get(&port).copied().unwrap_or(0))
-    }
-
-    /// How many SYNs came for one port, those that were sent again included.
-    pub fn syns_to(&self, port: u16) -> Result<u64> {
-        Ok(self.seen()?.into_iter().filter(|(seen, _)| *seen == port).map(|(_, syns)| syns).sum())
-    }
-
-    /// (destination port, SYNs) for each pair of ports.
-    fn seen(&self) -> Result<Vec<(u16, u64)>> {
         let output = self.netns.run(|| {
             Command::new("nft")
                 .args(["-j", "list", "set", "inet", "rig", "attempts"])
@@ -90,20 +71,19 @@ impl<'a> Firewall<'a> {
                 .context("running nft")
         })?;
         let listing: Value = serde_json::from_slice(&output.stdout).context("reading nft's JSON")?;
-        let elements = listing["nftables"]
+        let pairs = listing["nftables"]
             .as_array()
             .into_iter()
             .flatten()
             .filter_map(|entry| entry["set"]["elem"].as_array())
-            .flatten();
-        elements
-            .map(|entry| {
-                let element = &entry["elem"];
-                let port = element["val"]["concat"][0].as_u64().and_then(|port| u16::try_from(port).ok());
-                let syns = element["counter"]["packets"].as_u64();
-                port.zip(syns).with_context(|| format!("a set element that is not ours: {entry}"))
-            })
-            .collect()
+            .flatten()
+            .map(|element| &element["concat"])
+            .filter(|pair| pair[0].as_u64() == Some(port.into()));
+        // The kernel may list an element twice where the set grows meanwhile.
+        let sources: BTreeSet<u64> = pairs
+            .map(|pair| pair[1].as_u64().with_context(|| format!("not a pair of ports: {pair}")))
+            .collect::<Result<_>>()?;
+        Ok(sources.len())
     }
 
     fn nft(&self, ruleset: &str) -> Result<()> {

@@ -4,10 +4,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use redial_tests::agent::{Agent, Options, Record};
 use redial_tests::dial::{Dial, Dialled, Wait};
 use redial_tests::firewall::{Fate, Firewall};
@@ -101,24 +102,31 @@ const GREETING: &str = "hello\n";
 
 /// How long the client with the short time-out waits: longer than what ends at once takes on a busy machine, shorter
 /// than everything that a timer decides.
-const SHORT_MS: u64 = 800;
-/// How long the kernel looks for a host that is not there.
-const NEIGHBOUR_MS: u64 = 1500;
-const UP_AFTER: Duration = Duration::from_millis(1500);
+const SHORT_MS: u64 = 1200;
+/// How long the kernel looks for a host that is not there. Three times that is less than 5 s, from when on an ICMP error
+/// would bring the client's last SYN timer forward.
+const NEIGHBOUR_MS: u64 = 1450;
+const UP_AFTER: Duration = Duration::from_secs(2);
 /// Three attempts that time out are less than the client's own timers allow.
 const THREE_ATTEMPTS: &str = "
 apiVersion: redial.dev/v1alpha1
 kind: RetryPolicy
 metadata: {name: three}
 spec:
-  tcp: {maxConnectAttempts: 3, connectTimeout: 2s, backOff: {baseInterval: 25ms, maxInterval: 50ms}}
+  tcp: {maxConnectAttempts: 3, connectTimeout: 2100ms, backOff: {baseInterval: 25ms, maxInterval: 50ms}}
   budget: {percent: 100, minPerSecond: 1000}
 ";
 
-const AT_ONCE: Range<u64> = 0..900;
-const AT_THE_SHORT_TIMEOUT: Range<u64> = SHORT_MS..1400;
+/// Before the client's second SYN is answered, with room for a machine that stalls; the median is held to
+/// [`MEDIAN_AT_ONCE_MS`].
+const AT_ONCE: Range<u64> = 0..1900;
+const MEDIAN_AT_ONCE_MS: u64 = 300;
+const AT_THE_SHORT_TIMEOUT: Range<u64> = SHORT_MS..3000;
 /// The end of the kernel's SYN timers in these worlds.
-const AT_THE_LAST_SYN_TIMER: Range<u64> = 6900..9000;
+const AT_THE_LAST_SYN_TIMER: Range<u64> = 6900..10_000;
+
+/// One matrix at a time has work enough for the machine.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 #[test]
 fn held() -> Result<()> {
@@ -159,7 +167,7 @@ fn expected_direct(row: Row) -> Expected {
         Fault::NoSuchHost if short => {
             Expected { attempts: Attempts::Direct(0), ..failed("EINPROGRESS", AT_THE_SHORT_TIMEOUT) }
         }
-        Fault::NoSuchHost => Expected { attempts: Attempts::Direct(0), ..failed("EHOSTUNREACH", 1400..3000) },
+        Fault::NoSuchHost => Expected { attempts: Attempts::Direct(0), ..failed("EHOSTUNREACH", 1400..4000) },
         Fault::DroppedSyn | Fault::FullBacklog if short => failed("EINPROGRESS", AT_THE_SHORT_TIMEOUT),
         Fault::DroppedSyn | Fault::FullBacklog => failed("ETIMEDOUT", AT_THE_LAST_SYN_TIMER),
     }
@@ -184,14 +192,14 @@ fn expected_held(row: Row) -> Expected {
             failed("ETIMEDOUT", AT_THE_LAST_SYN_TIMER, Attempts::All(3, "timeout"))
         }
         Fault::UpLater if short => gave_up(Attempts::Until("refused", 60, &["refused", "cancelled"])),
-        Fault::NeverUp if short => gave_up(Attempts::Until("refused", 12, &["refused", "cancelled"])),
+        Fault::NeverUp if short => gave_up(Attempts::Until("refused", 14, &["refused", "cancelled"])),
         Fault::UpLater => Expected {
             errno: None,
-            connect_ms: 900..6900,
+            connect_ms: 1200..6900,
             receive: Some(Received::Greeting),
             attempts: Attempts::Until("refused", 60, &["connected"]),
         },
-        Fault::NeverUp => failed("ECONNREFUSED", 900..6900, Attempts::All(12, "refused")),
+        Fault::NeverUp => failed("ECONNREFUSED", 1000..6900, Attempts::All(14, "refused")),
     }
 }
 
@@ -212,12 +220,13 @@ fn expected_eager(row: Row) -> Expected {
             if row.client == Client::ShortTimeout { Received::Nothing } else { Received::Greeting },
             Attempts::Until("refused", 60, &["connected"]),
         ),
-        Fault::NeverUp => connected(after_timeout, Attempts::All(12, "refused")),
+        Fault::NeverUp => connected(after_timeout, Attempts::All(14, "refused")),
     }
 }
 
 /// Runs all rows of one way, many at a time, and reports every one that is not as expected.
 fn matrix(way: Way) -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let rows = rows(way)?;
     let world = World::new("matrix")?;
     world.short_syn_timers()?;
@@ -244,22 +253,30 @@ fn matrix(way: Way) -> Result<()> {
 
     let next = AtomicUsize::new(0);
     let work = || {
-        let mut faults = Vec::new();
+        let mut results = Vec::new();
         while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = run(&world, &firewall, agent.as_ref(), *row) {
-                faults.push(format!("{row:?}: {error:#}"));
-            }
+            results.push(run(&world, &firewall, agent.as_ref(), *row).with_context(|| format!("{row:?}")));
         }
-        faults
+        results
     };
-    let faults: Vec<String> = thread::scope(|scope| {
+    let results: Vec<Result<Option<u64>>> = thread::scope(|scope| {
         let workers: Vec<_> = (0..16).map(|_| scope.spawn(work)).collect();
         workers
             .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|_| vec!["a worker panicked".to_owned()]))
+            .flat_map(|worker| worker.join().unwrap_or_else(|_| vec![Err(anyhow!("a worker panicked"))]))
             .collect()
     });
+    let (mut at_once, mut faults) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(connect_ms) => at_once.extend(connect_ms),
+            Err(error) => faults.push(format!("{error:#}")),
+        }
+    }
     ensure!(faults.is_empty(), "these rows are not as expected:\n{}", faults.join("\n"));
+    at_once.sort_unstable();
+    let median = at_once[at_once.len() / 2];
+    ensure!(median < MEDIAN_AT_ONCE_MS, "what is known at once took {median} ms at the median: {at_once:?}");
     Ok(())
 }
 
@@ -306,7 +323,7 @@ kind: RetryPolicy
 metadata: {{name: never-up}}
 spec:
   to: [{{ports: [{}]}}]
-  tcp: {{maxConnectAttempts: 12, backOff: {{baseInterval: 500ms, maxInterval: 500ms}}}}
+  tcp: {{maxConnectAttempts: 14, backOff: {{baseInterval: 500ms, maxInterval: 500ms}}}}
   budget: {{percent: 100, minPerSecond: 1000}}
 ---{THREE_ATTEMPTS}",
         ports(Fault::UpLater),
@@ -332,7 +349,8 @@ impl Row {
     }
 }
 
-fn run(world: &World, firewall: &Firewall<'_>, agent: Option<&Agent>, row: Row) -> Result<()> {
+/// Runs one row; returns how long `connect()` took where it is to end at once.
+fn run(world: &World, firewall: &Firewall<'_>, agent: Option<&Agent>, row: Row) -> Result<Option<u64>> {
     let wait = match row.client {
         Client::Blocking => Wait::Blocking,
         Client::Epoll => Wait::Epoll,
@@ -355,7 +373,8 @@ fn run(world: &World, firewall: &Firewall<'_>, agent: Option<&Agent>, row: Row) 
     let seen = firewall.attempts_to(row.port)?;
     check_client(row.way, &dialled, &expected)
         .and_then(|()| check_attempts(row, &expected.attempts, record.as_ref(), seen))
-        .with_context(|| format!("{dialled:?}; the server saw {seen}; the log says {record:?}"))
+        .with_context(|| format!("{dialled:?}; the server saw {seen}; the log says {record:?}"))?;
+    Ok((expected.connect_ms == AT_ONCE).then_some(dialled.connect_ms))
 }
 
 fn check_client(way: Way, dialled: &Dialled, expected: &Expected) -> Result<()> {
@@ -372,7 +391,7 @@ fn check_client(way: Way, dialled: &Dialled, expected: &Expected) -> Result<()> 
         Some(Played::Text(text)) if text == GREETING => Some(Received::Greeting),
         Some(Played::Failed(errno)) if errno == "ECONNRESET" => Some(Received::Reset),
         Some(Played::Failed(errno)) if errno == "EAGAIN" => Some(Received::Nothing),
-        Some(other) => anyhow::bail!("unexpected: {other:?}"),
+        Some(other) => bail!("unexpected: {other:?}"),
     };
     ensure!(received == *receive, "expected {receive:?}");
     Ok(())
