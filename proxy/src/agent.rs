@@ -263,6 +263,7 @@ impl Agent {
             node.reset_all();
             let _ = timeout(Duration::from_secs(1), node.idle()).await;
         }
+        node.flush_access_log();
     }
 
     fn answer(&self, request: Request) {

@@ -296,6 +296,13 @@ impl Node {
 
     // What operators see.
 
+    /// Waits until the access log has what was recorded so far.
+    pub fn flush_access_log(&self) {
+        if let Some(access_log) = &self.access_log {
+            access_log.flush();
+        }
+    }
+
     pub fn reopen_access_log(&self) {
         if let Some(access_log) = &self.access_log {
             access_log.reopen();

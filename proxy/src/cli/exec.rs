@@ -83,7 +83,7 @@ impl Arguments {
         let signals = Signals::block()?;
         let root = CgroupRoot::find()?;
         let mut agent = Agent::start(self.options.settings(self.access_log, self.drain_timeout)?).await?;
-        let cgroup = root.make(&format!("redial-exec-{}", std::process::id()))?;
+        let cgroup = root.make("redial-exec-")?;
         agent.enrol(cgroup.cgroup().clone(), NetworkNamespace::own()?).await?;
         agent.announce().await?;
 

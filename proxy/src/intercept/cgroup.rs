@@ -6,6 +6,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    process,
     time::{Duration, Instant},
 };
 
@@ -76,10 +77,19 @@ impl CgroupRoot {
         self.describe(chosen)
     }
 
-    /// Makes a cgroup below this process's own, so that whatever limits the process has hold there too.
-    pub fn make(&self, name: &str) -> Result<OwnedCgroup, CgroupError> {
+    /// Makes the cgroup `prefix` with this process's id, below this process's own: whatever limits the process has hold
+    /// there too. Removes those that processes which were killed have left.
+    pub fn make(&self, prefix: &str) -> Result<OwnedCgroup, CgroupError> {
         let parent = self.own()?;
-        let path = parent.join(name);
+        for path in subdirectories(&parent) {
+            let name =
+                path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(prefix));
+            if name.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()) {
+                // One with processes in it, which go on without redial, stays: the kernel refuses.
+                let _ = fs::remove_dir(path);
+            }
+        }
+        let path = parent.join(format!("{prefix}{}", process::id()));
         fs::create_dir(&path).map_err(|source| CgroupError::Make { path: path.clone(), source })?;
         Ok(OwnedCgroup { cgroup: self.describe(path)?, parent })
     }

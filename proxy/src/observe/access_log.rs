@@ -9,9 +9,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,18 +67,17 @@ impl FromStr for Target {
 /// The handle that the data path has, shared behind an `Arc`. Dropping it writes what is still waiting.
 #[derive(Debug)]
 pub struct AccessLog {
-    /// None only while this is being dropped.
-    queue: Option<SyncSender<Message>>,
+    queue: SyncSender<Message>,
     reopen: Arc<AtomicBool>,
     metrics: Metrics,
-    /// Disconnected when the writer has ended.
-    ended: Mutex<Receiver<()>>,
 }
 
 enum Message {
     Record(Box<Connection>),
     /// Look at the flags.
     Wake,
+    /// Write what there is, then drop the sender.
+    Flush(mpsc::Sender<()>),
 }
 
 impl AccessLog {
@@ -90,7 +89,6 @@ impl AccessLog {
 
     fn start(target: Target, output: File, queue: usize, metrics: Metrics) -> Result<Self, Error> {
         let (sender, records) = mpsc::sync_channel(queue);
-        let (end, ended) = mpsc::channel();
         let reopen = Arc::new(AtomicBool::new(false));
         let writer = Writer {
             target,
@@ -101,13 +99,12 @@ impl AccessLog {
             lines: Vec::with_capacity(2 * BATCH_BYTES),
             torn: false,
             complained: None,
-            _end: end,
         };
         thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || writer.run())
             .map_err(Error::Thread)?;
-        Ok(Self { queue: Some(sender), reopen, metrics, ended: Mutex::new(ended) })
+        Ok(Self { queue: sender, reopen, metrics })
     }
 
     /// Hands a record to the writer. Never waits: a record for which there is no room is counted as dropped.
@@ -124,18 +121,33 @@ impl AccessLog {
         self.send(Message::Wake);
     }
 
+    /// Waits until everything that was recorded so far is written. For the end of the agent.
+    pub fn flush(&self) {
+        let (written, all_written) = mpsc::channel();
+        let deadline = Instant::now() + LAST_FLUSH;
+        let mut message = Message::Flush(written);
+        while let Err(TrySendError::Full(unsent)) = self.queue.try_send(message) {
+            if Instant::now() >= deadline {
+                break;
+            }
+            message = unsent;
+            thread::sleep(GATHER);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Err(RecvTimeoutError::Timeout) = all_written.recv_timeout(left) {
+            tracing::warn!("the access log's last lines could not be written within {LAST_FLUSH:?}");
+        }
+    }
+
     fn send(&self, message: Message) -> bool {
-        self.queue.as_ref().is_some_and(|queue| queue.try_send(message).is_ok())
+        self.queue.try_send(message).is_ok()
     }
 }
 
+/// Whoever drops the last handle does not leave before the lines are written.
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        drop(self.queue.take());
-        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(LAST_FLUSH) {
-            tracing::warn!("the access log's last lines could not be written within {LAST_FLUSH:?}");
-        }
+        self.flush();
     }
 }
 
@@ -165,7 +177,6 @@ struct Writer {
     /// The latest write stopped within a line.
     torn: bool,
     complained: Option<Instant>,
-    _end: mpsc::Sender<()>,
 }
 
 impl Writer {
@@ -208,6 +219,10 @@ impl Writer {
                 }
             }
             Message::Wake => {}
+            Message::Flush(written) => {
+                self.flush();
+                drop(written);
+            }
         }
     }
 
