@@ -103,8 +103,8 @@ const GREETING: &str = "hello\n";
 /// How long the client with the short time-out waits: longer than what ends at once takes on a busy machine, shorter
 /// than everything that a timer decides.
 const SHORT_MS: u64 = 1200;
-/// How long the kernel looks for a host that is not there. Three times that is less than 5 s, from when on an ICMP error
-/// would bring the client's last SYN timer forward.
+/// How long the kernel looks for a host that is not there. Such rows have two attempts: from 5 s on an ICMP error would
+/// bring the client's last SYN timer forward.
 const NEIGHBOUR_MS: u64 = 1450;
 const UP_AFTER: Duration = Duration::from_secs(2);
 /// Three attempts that time out are less than the client's own timers allow.
@@ -187,7 +187,7 @@ fn expected_held(row: Row) -> Expected {
         Fault::NoSuchHost | Fault::DroppedSyn | Fault::FullBacklog if short => {
             gave_up(Attempts::All(1, "cancelled"))
         }
-        Fault::NoSuchHost => failed("EHOSTUNREACH", 4200..6900, Attempts::All(3, "host-unreachable")),
+        Fault::NoSuchHost => failed("EHOSTUNREACH", 2700..6900, Attempts::All(2, "host-unreachable")),
         Fault::DroppedSyn | Fault::FullBacklog => {
             failed("ETIMEDOUT", AT_THE_LAST_SYN_TIMER, Attempts::All(3, "timeout"))
         }
@@ -214,7 +214,7 @@ fn expected_eager(row: Row) -> Expected {
         Fault::NetworkUnreachable | Fault::NoRoute => {
             connected(Received::Reset, Attempts::All(3, "network-unreachable"))
         }
-        Fault::NoSuchHost => connected(after_timeout, Attempts::All(3, "host-unreachable")),
+        Fault::NoSuchHost => connected(after_timeout, Attempts::All(2, "host-unreachable")),
         Fault::DroppedSyn | Fault::FullBacklog => connected(after_timeout, Attempts::All(3, "timeout")),
         Fault::UpLater => connected(
             if row.client == Client::ShortTimeout { Received::Nothing } else { Received::Greeting },
@@ -325,9 +325,18 @@ spec:
   to: [{{ports: [{}]}}]
   tcp: {{maxConnectAttempts: 14, backOff: {{baseInterval: 500ms, maxInterval: 500ms}}}}
   budget: {{percent: 100, minPerSecond: 1000}}
+---
+apiVersion: redial.dev/v1alpha1
+kind: RetryPolicy
+metadata: {{name: no-such-host}}
+spec:
+  to: [{{ports: [{}]}}]
+  tcp: {{maxConnectAttempts: 2, backOff: {{baseInterval: 25ms, maxInterval: 50ms}}}}
+  budget: {{percent: 100, minPerSecond: 1000}}
 ---{THREE_ATTEMPTS}",
         ports(Fault::UpLater),
-        ports(Fault::NeverUp)
+        ports(Fault::NeverUp),
+        ports(Fault::NoSuchHost)
     )
 }
 
