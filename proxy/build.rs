@@ -39,8 +39,11 @@ fn object() -> io::Result<PathBuf> {
         println!("cargo::rerun-if-changed={}", object.display());
         return Ok(object);
     }
+    // At run time: one target folder may serve several checkouts.
+    let manifest =
+        env::var_os("CARGO_MANIFEST_DIR").ok_or_else(|| io::Error::other("cargo sets CARGO_MANIFEST_DIR"))?;
     // Cargo takes a missing path for one that always changes, so the folder is watched and has to exist.
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf");
+    let folder = Path::new(&manifest).join("../target/bpf");
     fs::create_dir_all(&folder)?;
     println!("cargo::rerun-if-changed={}", folder.display());
     Ok(folder.join("redial-ebpf.o"))

@@ -7,6 +7,7 @@
 mod address;
 mod cgroup;
 mod event;
+mod features;
 mod listener;
 mod netns;
 mod packet;
@@ -16,6 +17,7 @@ mod raw;
 pub use address::OriginalDestination;
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, OwnedCgroup};
 pub use event::{Event, EventStream, Handshake};
+pub use features::Missing;
 pub use listener::Listener;
 pub use netns::{NetworkNamespace, NetworkNamespaceError};
 pub use packet::{Answer, Packet, Syn};

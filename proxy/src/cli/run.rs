@@ -7,7 +7,7 @@ use crate::{
     observe::{access_log::Target, logging},
 };
 use clap::Args;
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duration};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -47,7 +47,8 @@ impl Arguments {
 
     async fn serve(self) -> anyhow::Result<ExitCode> {
         let root = CgroupRoot::find()?;
-        let cgroups = self.cgroup.iter().map(|path| root.open(path)).collect::<Result<Vec<_>, _>>()?;
+        // One that is named twice is one.
+        let cgroups = self.cgroup.iter().map(|path| root.open(path)).collect::<Result<BTreeSet<_>, _>>()?;
         let access_log = match self.access_log.as_str() {
             "none" => None,
             target => Some(target.parse::<Target>()?),

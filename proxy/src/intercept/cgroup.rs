@@ -35,7 +35,7 @@ pub struct CgroupRoot {
 }
 
 /// A cgroup that exists somewhere below the mount.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cgroup {
     path: PathBuf,
     name: String,

@@ -1,13 +1,15 @@
 //! The engine's listeners on loopback in a workload's network namespace.
 
 use super::netns::NetworkNamespace;
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::{errno::Errno, libc};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     ops::RangeInclusive,
+    os::fd::{AsRawFd as _, FromRawFd as _},
 };
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Clamped by net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
@@ -76,14 +78,28 @@ impl Listener {
 
     /// A connection that is there now, non-blocking, with the client's address.
     pub fn accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
-        let accepted = self.listener.try_io(tokio::io::Interest::READABLE, TcpListener::accept);
-        match accepted {
-            Ok((stream, client)) => {
-                stream.set_nonblocking(true)?;
-                Ok(Some((stream, client)))
-            }
+        match self.listener.try_io(Interest::READABLE, accept_nonblocking) {
+            Ok((stream, client)) => Ok(Some((stream, client))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+/// accept4(2) with SOCK_NONBLOCK, which saves a system call beside std's.
+fn accept_nonblocking(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: `SockAddr::try_init` gives a buffer and its length, and takes what the call has filled in.
+    #[expect(unsafe_code, reason = "no library sets the flag")]
+    let (accepted, address) = unsafe {
+        SockAddr::try_init(|storage, len| {
+            Errno::result(libc::accept4(listener.as_raw_fd(), storage.cast(), len, flags))
+                .map_err(io::Error::from)
+        })?
+    };
+    // SAFETY: the call gave a new descriptor, which nothing else owns.
+    #[expect(unsafe_code, reason = "it came as a number")]
+    let stream = unsafe { TcpStream::from_raw_fd(accepted) };
+    let address = address.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok((stream, address))
 }

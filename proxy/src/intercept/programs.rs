@@ -4,6 +4,7 @@ use super::{
     address::{OriginalDestination, endpoint, octets},
     cgroup::Cgroup,
     event::EventStream,
+    features::{self, Missing},
     listener::Listener,
     netns::NetworkNamespace,
 };
@@ -11,10 +12,9 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, ProgramType,
-        SockOps, cgroup_skb::CgroupSkbLink, cgroup_sock_addr::CgroupSockAddrLink, sock_ops::SockOpsLink,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, SockOps,
+        cgroup_skb::CgroupSkbLink, cgroup_sock_addr::CgroupSockAddrLink, sock_ops::SockOpsLink,
     },
-    sys::{BpfHelper, is_helper_supported},
 };
 use ipnet::IpNet;
 use redial_ebpf::{
@@ -93,10 +93,12 @@ pub enum InterceptError {
         "this redial was built without its kernel programs; run `cargo xtask build-ebpf` and build it again"
     )]
     NoObject,
+    #[error("{0}")]
+    Missing(Missing),
     #[error("cannot load the kernel programs: {0}")]
     Load(#[source] EbpfError),
-    #[error("the kernel does not accept the program {program} ({needs}): {source}")]
-    Unsupported { program: &'static str, needs: &'static str, source: ProgramError },
+    #[error("the kernel does not accept the program {program}: {source}")]
+    Refused { program: &'static str, source: ProgramError },
     #[error("cannot attach {program} to the cgroup {cgroup}: {source}")]
     Attach { program: &'static str, cgroup: String, source: ProgramError },
     #[error("cannot open the cgroup {cgroup}: {source}")]
@@ -116,29 +118,20 @@ impl Programs {
         exclusions: &Exclusions,
     ) -> Result<(Self, EventStream, KernelCounters), InterceptError> {
         let object = OBJECT.ok_or(InterceptError::NoObject)?;
-        let knows_mptcp = u8::from(knows_mptcp());
+        if let Some(missing) = features::missing(handshake) {
+            return Err(InterceptError::Missing(missing));
+        }
+        let knows_mptcp = u8::from(features::knows_mptcp());
         let mut ebpf = EbpfLoader::new()
             .override_global(redial_ebpf::KNOWS_MPTCP, &knows_mptcp, true)
             .load(object)
             .map_err(InterceptError::Load)?;
-        for name in [CONNECT4, CONNECT6] {
-            load_sock_addr(&mut ebpf, name, "cgroup connect hooks, Linux 4.17")?;
+        for name in [CONNECT4, CONNECT6].into_iter().chain(NAMES) {
+            program::<CgroupSockAddr>(&mut ebpf, name)?.load().map_err(refused(name))?;
         }
-        for name in NAMES {
-            load_sock_addr(&mut ebpf, name, "cgroup getpeername and getsockname hooks, Linux 5.8")?;
-        }
-        let needs = "socket storage in sock_ops programs, Linux 5.10";
-        program::<SockOps>(&mut ebpf, SOCKOPS)?.load().map_err(|source| InterceptError::Unsupported {
-            program: SOCKOPS,
-            needs,
-            source,
-        })?;
+        program::<SockOps>(&mut ebpf, SOCKOPS)?.load().map_err(refused(SOCKOPS))?;
         if handshake == HandshakeMode::Held {
-            let needs = "a held handshake takes cgroup_skb programs with socket storage and a ring buffer, Linux \
-                         5.10; `--handshake eager` does without";
-            program::<CgroupSkb>(&mut ebpf, EGRESS)?
-                .load()
-                .map_err(|source| InterceptError::Unsupported { program: EGRESS, needs, source })?;
+            program::<CgroupSkb>(&mut ebpf, EGRESS)?.load().map_err(refused(EGRESS))?;
         }
         let events = RingBuf::try_from(take(&mut ebpf, redial_ebpf::EVENTS)?).map_err(map_error("EVENTS"))?;
         let events = EventStream::new(events).map_err(InterceptError::Events)?;
@@ -314,12 +307,8 @@ impl From<&redial_ebpf::Original> for Original {
     }
 }
 
-fn load_sock_addr(ebpf: &mut Ebpf, name: &'static str, needs: &'static str) -> Result<(), InterceptError> {
-    program::<CgroupSockAddr>(ebpf, name)?.load().map_err(|source| InterceptError::Unsupported {
-        program: name,
-        needs,
-        source,
-    })
+fn refused(program: &'static str) -> impl Fn(ProgramError) -> InterceptError {
+    move |source| InterceptError::Refused { program, source }
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, InterceptError>
@@ -337,16 +326,6 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, InterceptError> {
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> InterceptError {
     move |source| InterceptError::Map { map, source }
-}
-
-/// Whether the kernel can tell the connect hook that a socket is part of a Multipath TCP connection. Asked of the kernel
-/// itself; where the answer is unclear it is no.
-fn knows_mptcp() -> bool {
-    let known = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_skc_to_mptcp_sock);
-    known.unwrap_or_else(|error| {
-        tracing::debug!(%error, "cannot ask for bpf_skc_to_mptcp_sock");
-        false
-    })
 }
 
 fn exclude(ebpf: &mut Ebpf, exclusions: &Exclusions) -> Result<(), InterceptError> {
