@@ -100,6 +100,9 @@ pub fn prepare(client: &TcpStream, upstream: &TcpStream) {
     let _ = client.set_nodelay(true);
     let _ = upstream.set_nodelay(true);
     let _ = SockRef::from(upstream).set_tcp_keepalive(&keepalive);
+    // A byte that is marked urgent would be taken out of the stream, and so be lost.
+    let _ = SockRef::from(client).set_out_of_band_inline(true);
+    let _ = SockRef::from(upstream).set_out_of_band_inline(true);
 }
 
 /// Makes the end of a connection a reset: RST goes out when the stream is dropped.
@@ -226,5 +229,45 @@ impl Broken {
             ) => Reason::UpstreamTimeout,
             (Side::Upstream, _) => Reason::UpstreamReset,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Moved, prepare, relay};
+    use crate::reason::Reason;
+    use socket2::SockRef;
+    use std::net::Ipv4Addr;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn an_urgent_byte_stays_in_the_stream() {
+        let (mut application, client) = pair().await;
+        let (upstream, mut server) = pair().await;
+        prepare(&client, &upstream);
+        let moved = Moved::default();
+        let talk = async {
+            application.write_all(b"before").await.unwrap();
+            SockRef::from(&application).send_out_of_band(b"!").unwrap();
+            application.write_all(b"after").await.unwrap();
+            application.shutdown().await.unwrap();
+            let mut received = Vec::new();
+            server.read_to_end(&mut received).await.unwrap();
+            drop(server);
+            received
+        };
+        let (reason, received) = tokio::join!(relay(&client, &upstream, &moved), talk);
+        assert_eq!(received, b"before!after");
+        assert_eq!((reason, moved.sent.get()), (Reason::Closed, 12));
     }
 }
