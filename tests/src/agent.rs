@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -144,7 +145,18 @@ impl Agent {
 
     /// Every connection that has ended so far.
     pub fn records(&self) -> Result<Vec<Record>> {
-        let text = match fs::read_to_string(self.files.path().join("access.log")) {
+        Self::records_in(&self.access_log())
+    }
+
+    /// Where the access log is.
+    #[must_use]
+    pub fn access_log(&self) -> PathBuf {
+        self.files.path().join("access.log")
+    }
+
+    /// What is in an access log; nothing, where there is none.
+    pub fn records_in(path: &Path) -> Result<Vec<Record>> {
+        let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error.into()),
@@ -202,6 +214,20 @@ impl Agent {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What each of its descriptors is, in order: the last part of a path, or the kind of what has none.
+    pub fn descriptors(&self) -> Result<Vec<String>> {
+        let mut descriptors = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{}/fd", self.pid()))? {
+            // One may be closed just now.
+            let Ok(target) = fs::read_link(entry?.path()) else { continue };
+            let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            // `socket:[NUMBER]` and the like.
+            descriptors.push(name.split(":[").next().unwrap_or_default().to_owned());
+        }
+        descriptors.sort();
+        Ok(descriptors)
     }
 
     pub fn signal(&self, signal: Signal) -> Result<()> {
@@ -302,6 +328,12 @@ impl Sample {
             .collect::<Option<_>>()?;
         Some(Self { name: name.to_owned(), labels, value: value.parse().ok()? })
     }
+}
+
+/// Where the agent of a cgroup can be asked: the name has the cgroup's id in it, which is the number of its inode.
+pub fn admin_socket(cgroup: &Cgroup) -> Result<PathBuf> {
+    let id = fs::metadata(cgroup.path())?.ino();
+    Ok(PathBuf::from(format!("/run/redial/cgroup-{id}.sock")))
 }
 
 /// The `redial` to test: `REDIAL_BIN`, or what cargo built last in this workspace.

@@ -22,6 +22,12 @@ pub struct Dial {
     pub device: Option<String>,
     pub fast_open: bool,
     pub multipath: bool,
+    /// `IP_TRANSPARENT`: the socket may be bound to an address that is not this host's.
+    pub transparent: bool,
+    /// `SO_MARK`.
+    pub mark: Option<u32>,
+    /// `IP_TOS` or `IPV6_TCLASS`, whichever the packets will carry.
+    pub traffic_class: Option<u8>,
     /// Where the same socket is to connect after `to` has failed.
     pub otherwise: Option<SocketAddr>,
     pub script: Vec<Step>,
@@ -61,6 +67,9 @@ impl Dial {
             device: None,
             fast_open: false,
             multipath: false,
+            transparent: false,
+            mark: None,
+            traffic_class: None,
             otherwise: None,
             script: Vec::new(),
         }
@@ -97,6 +106,23 @@ impl Dial {
         let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, Some(protocol))?;
         if self.to.is_ipv6() {
             socket.set_only_v6(false)?;
+        }
+        if self.transparent {
+            if self.to.is_ipv4() {
+                socket.set_ip_transparent_v4(true)?;
+            } else {
+                socket.set_ip_transparent_v6(true)?;
+            }
+        }
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark)?;
+        }
+        if let Some(class) = self.traffic_class.map(u32::from) {
+            if unmapped(self.to).is_ipv4() {
+                socket.set_tos_v4(class)?;
+            } else {
+                socket.set_tclass_v6(class)?;
+            }
         }
         if let Some(address) = self.bind {
             socket.bind(&SockAddr::from(address))?;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -39,6 +40,8 @@ impl<'a> Firewall<'a> {
                      tcp flags & (fin|syn|rst|ack) == syn update @attempts { tcp dport . tcp sport }
                  }
                  chain fate { type filter hook input priority filter; }
+                 chain received { type filter hook prerouting priority mangle; }
+                 chain sent { type filter hook output priority filter; }
              }",
         )?;
         Ok(firewall)
@@ -64,13 +67,7 @@ impl<'a> Firewall<'a> {
     /// How many connections to a port were tried: each has a source port of its own, and a SYN that was sent again
     /// counts once.
     pub fn attempts_to(&self, port: u16) -> Result<usize> {
-        let output = self.netns.run(|| {
-            Command::new("nft")
-                .args(["-j", "list", "set", "inet", "rig", "attempts"])
-                .output()
-                .context("running nft")
-        })?;
-        let listing: Value = serde_json::from_slice(&output.stdout).context("reading nft's JSON")?;
+        let listing = self.list(&["set", "inet", "rig", "attempts"])?;
         let pairs = listing["nftables"]
             .as_array()
             .into_iter()
@@ -84,6 +81,36 @@ impl<'a> Firewall<'a> {
             .map(|pair| pair[1].as_u64().with_context(|| format!("not a pair of ports: {pair}")))
             .collect::<Result<_>>()?;
         Ok(sources.len())
+    }
+
+    /// Gives every packet for an address a mark as it comes in.
+    pub fn mark_received(&self, address: IpAddr, mark: u32) -> Result<()> {
+        let family = if address.is_ipv4() { "ip" } else { "ip6" };
+        self.nft(&format!("add rule inet rig received {family} daddr {address} meta mark set {mark}"))
+    }
+
+    /// Counts, under a name, the SYNs that this namespace sends to a port and that match an expression of nftables.
+    pub fn count_sent(&self, name: &str, port: u16, matching: &str) -> Result<()> {
+        self.nft(&format!(
+            "add counter inet rig {name}
+             add rule inet rig sent tcp dport {port} tcp flags & (syn|ack) == syn {matching} counter name {name}"
+        ))
+    }
+
+    /// How many there were.
+    pub fn counted(&self, name: &str) -> Result<u64> {
+        let listing = self.list(&["counter", "inet", "rig", name])?;
+        let mut entries = listing["nftables"].as_array().into_iter().flatten();
+        entries
+            .find_map(|entry| entry["counter"]["packets"].as_u64())
+            .with_context(|| format!("no counter in {listing}"))
+    }
+
+    fn list(&self, what: &[&str]) -> Result<Value> {
+        let output = self
+            .netns
+            .run(|| Command::new("nft").args(["-j", "list"]).args(what).output().context("running nft"))?;
+        serde_json::from_slice(&output.stdout).context("reading nft's JSON")
     }
 
     fn nft(&self, ruleset: &str) -> Result<()> {

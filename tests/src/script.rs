@@ -17,6 +17,8 @@ use socket2::SockRef;
 pub enum Step {
     /// Sends this text.
     Send(String),
+    /// Sends this text with its last byte marked as urgent.
+    SendUrgent(String),
     /// Receives exactly so many bytes of text.
     Receive(usize),
     /// Receives text up to and with this ending, byte by byte.
@@ -79,6 +81,10 @@ pub fn play(stream: TcpStream, script: &[Step], mut pause: impl FnMut()) -> Vec<
 fn play_step(mut stream: &TcpStream, step: &Step, pause: &mut impl FnMut()) -> io::Result<Played> {
     match step {
         Step::Send(text) => stream.write_all(text.as_bytes()).map(|()| Played::Done),
+        Step::SendUrgent(text) => {
+            let sent = SockRef::from(stream).send_out_of_band(text.as_bytes())?;
+            if sent == text.len() { Ok(Played::Done) } else { Err(ErrorKind::WriteZero.into()) }
+        }
         Step::Receive(length) => {
             let mut text = vec![0; *length];
             stream.read_exact(&mut text)?;

@@ -252,3 +252,49 @@ fn what_the_command_leaves_running_does_not_keep_the_cgroup() -> Result<()> {
     assert!(!cgroup.exists(), "{} stays behind", cgroup.display());
     Ok(())
 }
+
+/// Nothing runs when redial itself is killed, so the next one tidies up: only what nobody is in any more.
+#[test]
+fn the_cgroup_of_one_that_was_killed_goes_with_the_next() -> Result<()> {
+    let world = World::new("exec")?;
+    let mut killed = Started::new(&world, &mut exec(&format!("{PRINT_CGROUP}; exec sleep infinity"))?)?;
+    let left = Left(cgroup_at(&killed.line()?)?);
+    killed.child.kill()?;
+    killed.wait()?;
+    assert_eq!(left.processes()?, 1, "the command goes on without redial");
+
+    assert!(run(&world, exec("true")?)?.status.success());
+    assert_eq!(left.processes()?, 1, "the next one has left a cgroup in use as it was");
+
+    fs::write(left.0.join("cgroup.kill"), "1")?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while left.processes()? > 0 {
+        ensure!(Instant::now() < deadline, "the command does not end");
+        sleep(Duration::from_millis(5));
+    }
+    assert!(run(&world, exec("true")?)?.status.success());
+    assert!(!left.0.exists(), "{} stays behind", left.0.display());
+    Ok(())
+}
+
+/// A cgroup that was left behind. Drop removes it, should the test have failed.
+struct Left(PathBuf);
+
+impl Left {
+    fn processes(&self) -> Result<usize> {
+        let procs = fs::read_to_string(self.0.join("cgroup.procs"));
+        Ok(procs.with_context(|| format!("{} is gone", self.0.display()))?.lines().count())
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        drop(fs::write(self.0.join("cgroup.kill"), "1"));
+        for _ in 0..100 {
+            if !self.0.exists() || fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            sleep(Duration::from_millis(10));
+        }
+    }
+}

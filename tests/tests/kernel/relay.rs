@@ -1,5 +1,6 @@
 //! What goes through an intercepted connection is what was sent, and it ends as the other side ended it.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -7,7 +8,7 @@ use redial_tests::agent::{Agent, Options, Record};
 use redial_tests::dial::Dial;
 use redial_tests::script::{Played, Step};
 use redial_tests::upstream::Upstream;
-use redial_tests::world::{Family, World};
+use redial_tests::world::{Family, SERVER_V4, World};
 
 const PORT: u16 = 80;
 const GIB: u64 = 1 << 30;
@@ -120,6 +121,30 @@ fn an_idle_connection_stays_open() -> Result<()> {
             assert_eq!(record.reason, "closed");
         },
     )
+}
+
+/// Clients that close right after a few bytes, as those of a log or of a metric do: the connection to the server may not
+/// be there yet.
+#[test]
+fn a_few_bytes_and_a_close_at_once_are_never_lost() -> Result<()> {
+    let count = 300;
+    let world = World::new("brief")?;
+    for (port, handshake) in [(80, "held"), (81, "eager")] {
+        let options = Options { arguments: &["--handshake", handshake], ..Options::default() };
+        let agent = Agent::start_with(&[&world.cgroup], &options)?;
+        let server = Upstream::start(&world.server, Family::V4.server(port), &[Step::ReceiveAll])?;
+        let script =
+            format!("for i in $(seq {count}); do echo line $i >/dev/tcp/{SERVER_V4}/{port} || exit 1; done");
+        let output = world.pod.run(|| Ok(world.workload("bash").args(["-c", &script]).output()?))?;
+        assert!(output.status.success(), "{handshake}: {output:?}");
+        let received: BTreeSet<_> =
+            server.wait_played(count)?.into_iter().map(|seen| format!("{:?}", seen.played)).collect();
+        let sent = (1..=count).map(|i| format!("{:?}", Some(vec![text(&format!("line {i}\n"))]))).collect();
+        assert_eq!(received, sent, "{handshake}");
+        let records = agent.wait_records(port, count)?;
+        assert!(records.iter().all(|record| record.reason == "closed"), "{handshake}: {records:?}");
+    }
+    Ok(())
 }
 
 /// A server that does not read stops the client, not the agent's memory.

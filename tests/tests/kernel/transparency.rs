@@ -2,7 +2,8 @@
 //!
 //! A refused port tells who connected: a direct connection is one attempt, an intercepted one is three.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -132,6 +133,95 @@ fn bound_sockets_are_left_alone() -> Result<()> {
     assert_eq!(client.errno, None);
     assert_eq!(server.wait_played(1)?[0].peer, SocketAddr::from((POD_V4, 5005)));
     assert_eq!(agent.records()?.len(), 0);
+    Ok(())
+}
+
+/// `IP_TRANSPARENT` by itself changes nothing; what it is for, an address that is not this host's, is left alone.
+#[test]
+fn transparent_sockets_are_left_alone_where_they_are_bound() -> Result<()> {
+    let world = World::new("transparent")?;
+    let firewall = Firewall::new(&world.server)?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    let to = |family: Family, port| Dial { transparent: true, ..Dial::to(family.server(port)) };
+    let elsewhere: [(Family, IpAddr); 2] =
+        [(Family::V4, "10.9.0.1".parse()?), (Family::V6, "fd00:9::1".parse()?)];
+    receive_for(&world, &elsewhere.map(|(_, address)| address))?;
+    for ((family, address), port) in elsewhere.into_iter().zip([PORT, PORT + 1]) {
+        let server = Upstream::start(&world.server, family.server(port), &[Step::ReceiveAll])?;
+        let client = world.dial(&to(family, port))?;
+        assert_eq!(client.errno, None);
+        assert_eq!(client.peer, Some(family.server(port)));
+        let seen = server.wait_played(1)?.remove(0).peer;
+        assert_eq!((client.local, seen.ip()), (Some(seen), family.pod()));
+        agent.wait_record(port)?;
+        assert_refused(&world.dial(&to(family, port + 4000))?);
+        assert_eq!(firewall.attempts_to(port + 4000)?, 3);
+
+        let bound = Dial { bind: Some((address, 0).into()), ..to(family, port) };
+        let client = world.dial(&bound)?;
+        assert_eq!(client.errno, None);
+        let seen = server.wait_played(2)?.remove(1).peer;
+        assert_eq!((client.local, seen.ip()), (Some(seen), address));
+        let ordinary = world.pod.run(|| Ok(TcpListener::bind((address, 0)).map_err(|error| error.kind())))?;
+        assert_eq!(ordinary.err(), Some(ErrorKind::AddrNotAvailable), "{address} is the pod's own");
+        assert_refused(&world.dial(&Dial { to: family.server(port + 5000), ..bound })?);
+        assert_eq!(firewall.attempts_to(port + 5000)?, 1);
+    }
+    // One connection and one refusal of each family either way.
+    let metrics = agent.metrics()?;
+    let kernel = |action| metrics.sum("redial_interceptions_total", &[("action", action)]).to_string();
+    assert_eq!((kernel("redirected"), kernel("passed_bound")), ("4".to_owned(), "4".to_owned()));
+    Ok(())
+}
+
+/// Lets sockets of the pod have addresses that are not the pod's, as a transparent proxy's host is set up.
+fn receive_for(world: &World, addresses: &[IpAddr]) -> Result<()> {
+    let firewall = Firewall::new(&world.pod)?;
+    for address in addresses {
+        let (family, pod) =
+            if address.is_ipv4() { ("-4", IpAddr::from(POD_V4)) } else { ("-6", POD_V6.into()) };
+        firewall.mark_received(*address, 1)?;
+        world.pod.ip(&[family, "rule", "add", "fwmark", "1", "lookup", "100"])?;
+        world.pod.ip(&[family, "route", "add", "local", "default", "dev", "lo", "table", "100"])?;
+        world.server.ip(&[family, "route", "add", &address.to_string(), "via", &pod.to_string()])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_upstream_socket_has_the_clients_mark_and_class() -> Result<()> {
+    let world = World::new("mark")?;
+    let firewall = Firewall::new(&world.pod)?;
+    for (base, handshake) in [(4000, "held"), (5000, "eager")] {
+        let options = Options { arguments: &["--handshake", handshake], ..Options::default() };
+        let agent = Agent::start_with(&[&world.cgroup], &options)?;
+        for (port, family) in (base..).zip(Family::ALL) {
+            let name = |what| format!("{what}{port}");
+            let dscp = if family == Family::V6 { "ip6 dscp" } else { "ip dscp" };
+            firewall.count_sent(&name("all"), port, "")?;
+            firewall.count_sent(&name("marked"), port, "meta mark 0x2a")?;
+            firewall.count_sent(&name("expedited"), port, &format!("{dscp} ef"))?;
+            let to = family.said(family.server(port));
+            // Expedited forwarding, 46, above the two bits of congestion notification.
+            let set = Dial { mark: Some(0x2a), traffic_class: Some(46 << 2), ..Dial::to(to) };
+            let counts = || -> Result<[u64; 3]> {
+                Ok([
+                    firewall.counted(&name("all"))?,
+                    firewall.counted(&name("marked"))?,
+                    firewall.counted(&name("expedited"))?,
+                ])
+            };
+            world.dial(&set)?;
+            agent.wait_records(port, 1)?;
+            // Only the SYN tells the class, and that of an eager connection is not seen by the agent.
+            let classed = if handshake == "held" { 3 } else { 0 };
+            assert_eq!(counts()?, [3, 3, classed], "{handshake} {family:?}");
+            // Another client's socket has neither.
+            world.dial(&Dial::to(to))?;
+            agent.wait_records(port, 2)?;
+            assert_eq!(counts()?, [6, 3, classed], "{handshake} {family:?}");
+        }
+    }
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! Several workloads under one agent: none is mistaken for another.
 
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use redial_tests::agent::{Agent, Options};
 use redial_tests::dial::Dial;
 use redial_tests::netns::Netns;
@@ -91,6 +92,50 @@ fn a_namespace_that_comes_later_is_served_too() -> Result<()> {
         assert_eq!(late.dial(&Dial::to(Family::V4.server(PORT)))?.errno, None);
         connections += 1;
         server.wait_played(connections)?;
+    }
+    Ok(())
+}
+
+/// As the namespaces of pods do, under the one cgroup that all pods are in.
+#[test]
+fn a_namespace_that_goes_leaves_nothing_in_the_agent() -> Result<()> {
+    let world = World::new("comes")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    use_once(&world, &agent, 1)?;
+    let before = agent.descriptors()?;
+    let later = World {
+        pod: Netns::new("goes")?,
+        server: Netns::new("goes-server")?,
+        cgroup: world.cgroup.child("goes")?,
+    };
+    Netns::join("eth0", (&later.pod, &["10.1.0.1/24"]), (&later.server, &["10.1.0.2/24"]))?;
+    later.pause(&later.cgroup)?;
+    until("an engine", || Ok(agent.descriptors()?.len() > before.len()))?;
+    use_once(&later, &agent, 2)?;
+    drop(later);
+    until_descriptors(&agent, &before)
+}
+
+/// Makes one connection by way of the agent, its `nth`.
+fn use_once(world: &World, agent: &Agent, nth: usize) -> Result<()> {
+    let server = Upstream::start(&world.server, Family::V4.server(PORT), &[Step::ReceiveAll])?;
+    assert_eq!(world.dial(&Dial::to(Family::V4.server(PORT)))?.errno, None);
+    server.wait_played(1)?;
+    assert_eq!(agent.wait_records(PORT, nth)?.len(), nth);
+    Ok(())
+}
+
+/// The engine of a namespace that nobody is in is kept for half a minute.
+fn until_descriptors(agent: &Agent, expected: &[String]) -> Result<()> {
+    until("the same descriptors", || Ok(agent.descriptors()? == expected))
+        .with_context(|| format!("there were {expected:#?}\nand are {:#?}", agent.descriptors()))
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !is_so()? {
+        ensure!(Instant::now() < deadline, "waited in vain for {what}");
+        sleep(Duration::from_millis(50));
     }
     Ok(())
 }
