@@ -253,7 +253,7 @@ fn what_the_command_leaves_running_does_not_keep_the_cgroup() -> Result<()> {
     Ok(())
 }
 
-/// Nothing runs when redial itself is killed, so the next one tidies up: only what nobody is in any more.
+/// One that is killed cannot tidy up. The next one does, but takes nothing that somebody is still in.
 #[test]
 fn the_cgroup_of_one_that_was_killed_goes_with_the_next() -> Result<()> {
     let world = World::new("exec")?;
@@ -261,14 +261,14 @@ fn the_cgroup_of_one_that_was_killed_goes_with_the_next() -> Result<()> {
     let left = Left(cgroup_at(&killed.line()?)?);
     killed.child.kill()?;
     killed.wait()?;
-    assert_eq!(left.processes()?, 1, "the command goes on without redial");
+    assert_eq!(left.processes(), 1, "the command goes on without redial");
 
     assert!(run(&world, exec("true")?)?.status.success());
-    assert_eq!(left.processes()?, 1, "the next one has left a cgroup in use as it was");
+    assert_eq!(left.processes(), 1, "the next one has left a cgroup in use as it was");
 
     fs::write(left.0.join("cgroup.kill"), "1")?;
     let deadline = Instant::now() + Duration::from_secs(30);
-    while left.processes()? > 0 {
+    while left.processes() > 0 {
         ensure!(Instant::now() < deadline, "the command does not end");
         sleep(Duration::from_millis(5));
     }
@@ -281,9 +281,9 @@ fn the_cgroup_of_one_that_was_killed_goes_with_the_next() -> Result<()> {
 struct Left(PathBuf);
 
 impl Left {
-    fn processes(&self) -> Result<usize> {
-        let procs = fs::read_to_string(self.0.join("cgroup.procs"));
-        Ok(procs.with_context(|| format!("{} is gone", self.0.display()))?.lines().count())
+    /// How many processes are in it; none, where it is gone.
+    fn processes(&self) -> usize {
+        fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines().count()
     }
 }
 

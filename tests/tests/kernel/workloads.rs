@@ -96,6 +96,19 @@ fn a_namespace_that_comes_later_is_served_too() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_workload_whose_cgroup_goes_is_dropped() -> Result<()> {
+    let (stays, goes) = (World::new("stays")?, World::new("goes")?);
+    let agent = Agent::start(&[&stays.cgroup, &goes.cgroup])?;
+    use_once(&stays, &agent, 1)?;
+    use_once(&goes, &agent, 2)?;
+    let workloads = || -> Result<String> { Ok(agent.metrics()?.sum("redial_workloads", &[]).to_string()) };
+    assert_eq!(workloads()?, "2");
+    drop(goes);
+    until("one workload less", || Ok(workloads()? == "1"))?;
+    use_once(&stays, &agent, 3)
+}
+
 /// As the namespaces of pods do, under the one cgroup that all pods are in.
 #[test]
 fn a_namespace_that_goes_leaves_nothing_in_the_agent() -> Result<()> {
