@@ -2,7 +2,7 @@
 //!
 //! Left alone: anything but TCP, loopback, link-local (its scope is not visible here), multicast, excluded ports and
 //! ranges, sockets bound to an address, port or device (their owner asked for that on the wire), network namespaces
-//! without an engine, and every connection while the engine's listener is not there.
+//! without an engine, and every connection while the engine's listener is not there or its agent hangs.
 
 use crate::{
     address::{
@@ -105,7 +105,11 @@ fn redirect(
     if unsafe { maps::EXCLUDED_PORTS.get(port) }.is_some() {
         return Err(Counter::PassedExcluded);
     }
-    if maps::EXCLUDED_RANGES.get(&Key { prefix_len: 128, data: address }).is_some() {
+    let family = if v4 { 4 } else { 6 };
+    if maps::EXCLUDED_RANGES
+        .get(&Key { prefix_len: 128, data: address })
+        .is_some_and(|range| *range == family)
+    {
         return Err(Counter::PassedExcluded);
     }
     if engine.flags & ENGINE_FULL != 0 {
@@ -122,6 +126,9 @@ fn redirect(
     let engine_port = if v4 { engine.port_v4 } else { engine.port_v6 };
     if engine_port == 0 || !engine_listens(ctx, v4, engine_port) {
         return Err(Counter::PassedNoListener);
+    }
+    if !maps::agent_is_alive() {
+        return Err(Counter::PassedHungAgent);
     }
     let mut redirect = Redirect {
         original: Endpoint { address, port, padding: [0; 6] },

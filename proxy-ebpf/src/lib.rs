@@ -22,8 +22,14 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const EVENTS: &str = "EVENTS";
 /// Destination ports that are never redirected: `port -> 1`.
 pub const EXCLUDED_PORTS: &str = "EXCLUDED_PORTS";
-/// Destination ranges that are never redirected; a longest-prefix-match trie over 16-byte addresses.
+/// Destination ranges that are never redirected; a longest-prefix-match trie over 16-byte addresses. The value is the
+/// range's family, 4 or 6: `::/0` does not mean the IPv4 addresses that are stored below it.
 pub const EXCLUDED_RANGES: &str = "EXCLUDED_RANGES";
+
+/// When the agent's intake thread last turned, in nanoseconds of CLOCK_MONOTONIC: one entry.
+pub const HEARTBEAT: &str = "HEARTBEAT";
+/// An agent whose last turn is this long ago does not get connections.
+pub const HEARTBEAT_LIMIT_NS: u64 = 5_000_000_000;
 
 /// A global of the programs, set at load: 1 where the kernel can tell a Multipath TCP socket (Linux 5.19).
 pub const KNOWS_MPTCP: &str = "KNOWS_MPTCP";
@@ -116,6 +122,9 @@ pub struct Verdict {
     pub padding: u32,
 }
 
+/// Nothing yet. The program adds this when the socket connects and removes the entry when it closes, and the engine only
+/// ever changes an entry that is there: so none is left behind.
+pub const VERDICT_PENDING: u32 = 0;
 /// There is an upstream connection; SYNs pass.
 pub const VERDICT_CONNECTED: u32 = 1;
 /// The engine gave up without an answer from the network: the client's `connect()` ends with ETIMEDOUT when its own
@@ -159,6 +168,7 @@ pub enum Counter {
     PassedExcluded,
     PassedUnknownNetns,
     PassedNoListener,
+    PassedHungAgent,
     PassedFull,
     RingFull,
     MapFull,
@@ -167,7 +177,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in index order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Redirected,
         Self::Held,
         Self::Eager,
@@ -180,6 +190,7 @@ impl Counter {
         Self::PassedExcluded,
         Self::PassedUnknownNetns,
         Self::PassedNoListener,
+        Self::PassedHungAgent,
         Self::PassedFull,
         Self::RingFull,
         Self::MapFull,
@@ -202,6 +213,7 @@ impl Counter {
             Self::PassedExcluded => "passed_excluded",
             Self::PassedUnknownNetns => "passed_unknown_netns",
             Self::PassedNoListener => "passed_no_listener",
+            Self::PassedHungAgent => "passed_hung_agent",
             Self::PassedFull => "passed_full",
             Self::RingFull => "ring_full",
             Self::MapFull => "map_full",

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     helpers::{
         bpf_get_current_cgroup_id, bpf_ktime_get_ns,
         generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
@@ -14,7 +14,8 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, ptr::addr_of};
 use redial_ebpf::{
-    ClientKey, Counter, EVENT_GONE, EVENT_UNKNOWN_NETNS, Engine, Event, Original, Redirect, Verdict,
+    ClientKey, Counter, EVENT_GONE, EVENT_UNKNOWN_NETNS, Engine, Event, HEARTBEAT_LIMIT_NS, Original,
+    Redirect, VERDICT_PENDING, Verdict,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -39,6 +40,9 @@ pub(crate) static EXCLUDED_PORTS: HashMap<u16, u8, 65_536, NO_PREALLOC> = HashMa
 pub(crate) static EXCLUDED_RANGES: LpmTrie<[u8; 16], u32, 65_536> = LpmTrie::new();
 
 #[btf_map]
+pub(crate) static HEARTBEAT: Array<u64, 1> = Array::new();
+
+#[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
 
 #[btf_map]
@@ -50,6 +54,21 @@ static REDIRECTS: SkStorage<Redirect> = SkStorage::new();
 /// When an unknown network namespace was last reported.
 #[btf_map]
 static REPORTED_NETNS: LruHashMap<u64, u64, 1_024> = LruHashMap::new();
+
+/// Whether the agent's intake thread turns: a listener is there also where it is stopped or stuck.
+pub(crate) fn agent_is_alive() -> bool {
+    // SAFETY: a plain helper.
+    let now = unsafe { bpf_ktime_get_ns() };
+    HEARTBEAT.get(0).is_some_and(|last| now.wrapping_sub(*last) < HEARTBEAT_LIMIT_NS)
+}
+
+/// Makes the entry that the engine will write its verdict to.
+pub(crate) fn expect_verdict(socket_cookie: u64) {
+    let pending = Verdict { local: EMPTY_ORIGINAL.destination, kind: VERDICT_PENDING, padding: 0 };
+    if VERDICTS.insert(socket_cookie, pending, 0).is_err() {
+        count(Counter::MapFull);
+    }
+}
 
 pub(crate) fn count(counter: Counter) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {

@@ -6,7 +6,7 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_SYN_SENT,
     },
     helpers::generated::{bpf_get_socket_cookie, bpf_setsockopt},
     macros::sock_ops,
@@ -37,10 +37,14 @@ pub(crate) fn redial_sockops(ctx: SockOpsContext) -> u32 {
 /// The local port is chosen and the SYN is about to be sent.
 fn connecting(ctx: &SockOpsContext) {
     let Some(redirect) = redirect_of(ctx) else { return };
+    let cookie = cookie(ctx);
+    maps::expect_verdict(cookie);
     if redirect.phase == PHASE_EAGER {
-        maps::publish_original(redirect, cookie(ctx), ctx.local_port() as u16);
+        maps::publish_original(redirect, cookie, ctx.local_port() as u16);
     }
-    let _ = ctx.set_cb_flags((BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG) as i32);
+    // Other programs of the cgroup may have asked for callbacks of their own.
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
+    let _ = ctx.set_cb_flags(flags as i32);
 }
 
 fn state_changed(ctx: &SockOpsContext) {
@@ -51,23 +55,22 @@ fn state_changed(ctx: &SockOpsContext) {
     let Some(redirect) = redirect_of(ctx) else { return };
     let cookie = cookie(ctx);
     if from == BPF_TCP_SYN_SENT {
-        never_connected(ctx, redirect, cookie);
-    }
-    let _ = VERDICTS.remove(cookie);
-}
-
-/// The client gave up, or its connect() failed. Of a connection that was made, the engine takes the original destination
-/// when it accepts, which may be after the client has closed.
-fn never_connected(ctx: &SockOpsContext, redirect: &Redirect, cookie: u64) {
-    if redirect.phase == PHASE_HELD {
-        maps::report_gone(cookie, redirect.netns_cookie);
         if timed_out(cookie) {
             // The application may call connect() again on the same socket.
             set_user_timeout(ctx, UNLIMITED);
         }
-    } else {
-        let _ = maps::ORIGINALS.remove(maps::client_key(redirect, ctx.local_port() as u16));
+        if redirect.phase == PHASE_EAGER {
+            // Of a connection that was made, the engine takes the original destination when it accepts, which may be
+            // after the client has closed.
+            let _ = maps::ORIGINALS.remove(maps::client_key(redirect, ctx.local_port() as u16));
+        }
     }
+    // Straight from ESTABLISHED to CLOSE is a reset, which may overtake the handshake's last packet: then there is
+    // nothing that the engine could accept.
+    if redirect.phase == PHASE_HELD && (from == BPF_TCP_SYN_SENT || from == BPF_TCP_ESTABLISHED) {
+        maps::report_gone(cookie, redirect.netns_cookie);
+    }
+    let _ = VERDICTS.remove(cookie);
 }
 
 /// The client's SYN timer fired. If the engine has given up meanwhile, this is the moment to say so: a connection

@@ -17,7 +17,8 @@ use crate::{
     dialect,
     endpoint::{self, NamesError},
     intercept::{
-        Cgroup, Event, EventStream, Exclusions, HandshakeMode, InterceptError, NetworkNamespace, Programs,
+        Cgroup, CgroupRoot, Event, EventStream, Exclusions, HandshakeMode, InterceptError, NetworkNamespace,
+        NetworkNamespaceError, Programs,
     },
     observe::{
         AccessLog, Metrics, Readiness, access_log,
@@ -29,22 +30,29 @@ use enrolment::Enrolment;
 use limits::Limits;
 use node::Node;
 use std::{
-    fs, io,
+    fs,
+    future::pending,
+    io,
     net::SocketAddr,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    process,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, oneshot, watch},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
-/// How often the agent looks for changed policy files, and for what has come and gone in its workloads.
+/// How often the agent says that it is alive, and looks for changed policy files.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a new agent waits for the old one's metrics address.
-const METRICS_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks for what has come and gone in its workloads.
+const LOOK: Duration = Duration::from_secs(5);
+/// From connect() to its SYN's event takes microseconds; this is what a drain waits for them.
+const SETTLE: Duration = Duration::from_millis(200);
 /// Where agents are found.
 pub const ADMIN_DIRECTORY: &str = "/run/redial";
 
@@ -66,7 +74,7 @@ pub struct Settings {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] dialect::LoadError),
     #[error(transparent)]
     Intercept(#[from] InterceptError),
@@ -74,12 +82,12 @@ pub enum AgentError {
     Names(#[from] NamesError),
     #[error(transparent)]
     AccessLog(#[from] access_log::Error),
-    #[error("cannot serve metrics: {0}")]
+    #[error(transparent)]
     Metrics(#[from] server::BindError),
     #[error(transparent)]
     Admin(#[from] admin::Error),
-    #[error("cannot listen in a workload's network namespace: {0}")]
-    Listen(io::Error),
+    #[error(transparent)]
+    Namespace(#[from] NetworkNamespaceError),
     #[error("cannot start the relay threads: {0}")]
     Threads(io::Error),
     #[error("cannot read the kernel's events: {0}")]
@@ -89,20 +97,25 @@ pub enum AgentError {
 /// A running agent. Lives on one thread, inside a `LocalSet`.
 pub struct Agent {
     node: Rc<Node>,
+    root: CgroupRoot,
     events: EventStream,
     settings: Settings,
     policy_files: Fingerprint,
     readiness: Readiness,
+    /// Bound before anything is attached; `None` while an agent that hands over has the address.
+    metrics: Option<TcpListener>,
     requests: mpsc::Receiver<Request>,
-    request_sender: mpsc::Sender<Request>,
-    /// Closed to end the metrics server and the admin sockets.
-    shutdown: watch::Sender<()>,
-    closing: watch::Receiver<()>,
+    ask: mpsc::Sender<Request>,
+    /// Workloads whose cgroups are gone: a service that is restarted gets a new one of the same name.
+    missing: Vec<Cgroup>,
+    serving_metrics: watch::Sender<()>,
+    serving_requests: watch::Sender<()>,
 }
 
 /// What came in by an admin socket, and where the answer goes.
 struct Request {
-    workload: Arc<str>,
+    /// The workload whose socket it was, or none where it was the agent's own.
+    workload: Option<Arc<str>>,
     command: Command,
     answer: oneshot::Sender<Answer>,
 }
@@ -115,127 +128,166 @@ pub enum Ended {
 }
 
 impl Agent {
-    /// Loads policies and programs. No workload is enrolled yet.
-    pub async fn start(settings: Settings) -> Result<Self, AgentError> {
+    /// Does everything that can fail, and touches no workload yet.
+    pub async fn start(
+        settings: Settings,
+        root: CgroupRoot,
+        workloads: &[Cgroup],
+    ) -> Result<Self, AgentError> {
         let policy_files = Fingerprint::of(&settings.config);
         let table = dialect::load(&settings.config)?;
+        let resolver = endpoint::resolver(&settings.resolv_conf)?;
+        let metrics = match settings.metrics {
+            Some(address) => bind_metrics(address, workloads).await?,
+            None => None,
+        };
         let (programs, events, kernel_counters) = Programs::load(settings.handshake, &settings.exclusions)?;
-        let metrics = Metrics::new(move || kernel_counters.read());
+        let counters = Metrics::new(move || kernel_counters.read());
         let access_log = match settings.access_log.clone() {
-            Some(target) => Some(AccessLog::open(target, metrics.clone())?),
+            Some(target) => Some(AccessLog::open(target, counters.clone())?),
             None => None,
         };
         let limits = Limits::new(settings.max_connections, settings.at_limit);
-        let node = Node::new(
-            programs,
-            table,
-            endpoint::resolver(&settings.resolv_conf)?,
-            metrics,
-            access_log,
-            limits,
-            settings.node_budget,
-        )
-        .map_err(AgentError::Threads)?;
+        let node = Node::new(programs, table, resolver, counters, access_log, limits, settings.node_budget)
+            .map_err(AgentError::Threads)?;
         node.watch_names().await;
-        let (shutdown, closing) = watch::channel(());
-        let (request_sender, requests) = mpsc::channel(16);
-        Ok(Self {
+        let (ask, requests) = mpsc::channel(16);
+        let agent = Self {
             node,
+            root,
             events,
             settings,
             policy_files,
             readiness: Readiness::default(),
+            metrics,
             requests,
-            request_sender,
-            shutdown,
-            closing,
-        })
+            ask,
+            missing: Vec::new(),
+            serving_metrics: watch::channel(()).0,
+            serving_requests: watch::channel(()).0,
+        };
+        let own = Path::new(ADMIN_DIRECTORY).join(format!("agent-{}.sock", process::id()));
+        let socket = AdminSocket::bind_replacing(&own)?;
+        remove_dead_sockets();
+        tokio::task::spawn_local(serve_requests(
+            socket,
+            None,
+            agent.ask.clone(),
+            agent.serving_requests.subscribe(),
+        ));
+        Ok(agent)
     }
 
     /// Intercepts what the cgroup's processes connect to, in every network namespace that they are in and in
-    /// `namespace`. Takes over from an agent that does so already.
-    pub async fn enrol(&mut self, cgroup: Cgroup, namespace: NetworkNamespace) -> Result<(), AgentError> {
+    /// `namespace`. Another agent that does so already is told to hand over while this one runs.
+    pub fn enrol(&mut self, cgroup: Cgroup, namespace: NetworkNamespace) -> Result<(), AgentError> {
+        self.node.beat();
         let path = admin_path(&cgroup);
         let enrolment = Enrolment::new(&self.node, cgroup, namespace)?;
         let workload = enrolment.workload();
-        self.node.add(enrolment);
-        match admin::request(&path, Command::TakeOver).await {
-            Ok(_) => tracing::info!(%workload, "took over from another agent"),
-            Err(admin::Error::NobodyListens(_)) => {}
-            Err(error) => tracing::warn!(%workload, %error, "cannot take over; both agents are attached"),
-        }
-        let socket = AdminSocket::bind_replacing(&path)?;
-        let requests = self.request_sender.clone();
-        let handler = move |command| {
-            let (requests, workload) = (requests.clone(), Arc::clone(&workload));
-            async move {
-                let (answer, answered) = oneshot::channel();
-                let sent = requests.send(Request { workload, command, answer }).await.is_ok();
-                let nobody = || Answer::Error("the agent is stopping".to_owned());
-                if sent { answered.await.unwrap_or_else(|_| nobody()) } else { nobody() }
+        self.node.add(Rc::clone(&enrolment));
+        let (ask, closing) = (self.ask.clone(), self.serving_requests.subscribe());
+        let socket = tokio::task::spawn_local(async move {
+            match admin::request(&path, Command::TakeOver).await {
+                Ok(_) => tracing::info!(%workload, "took over from another agent"),
+                Err(admin::Error::NobodyListens(_)) => {}
+                Err(error) => tracing::warn!(%workload, %error, "cannot take over; both agents are attached"),
             }
-        };
-        let mut closing = self.closing.clone();
-        tokio::task::spawn_local(admin::serve(socket, handler, async move {
-            let _ = closing.changed().await;
-        }));
+            match AdminSocket::bind_replacing(&path) {
+                Ok(socket) => serve_requests(socket, Some(workload), ask, closing).await,
+                Err(error) => tracing::error!(%workload, %error, "no later agent will be able to take over"),
+            }
+        });
+        enrolment.keep(socket);
         Ok(())
     }
 
     /// Serves metrics, and says that the agent is ready.
-    pub async fn announce(&self) -> Result<(), AgentError> {
+    pub fn announce(&mut self) {
         if let Some(address) = self.settings.metrics {
-            let listener = bind_patiently(address).await?;
-            let mut closing = self.closing.clone();
-            let shutdown = async move {
-                let _ = closing.changed().await;
-            };
+            let (bound, closing) = (self.metrics.take(), self.serving_metrics.subscribe());
             let (metrics, readiness) = (self.node.metrics().clone(), self.readiness.clone());
-            tokio::task::spawn_local(server::serve(listener, metrics, readiness, shutdown));
+            tokio::task::spawn_local(async move {
+                let listener = match bound {
+                    Some(listener) => listener,
+                    None => bind_when_free(address).await,
+                };
+                server::serve(listener, metrics, readiness, closed(closing)).await;
+            });
         }
         self.readiness.set_ready(true);
         tracing::info!(
             workloads = self.node.workload_count(),
             policies = self.node.policy_count(),
-            handshake = ?self.settings.handshake,
+            handshake = self.settings.handshake.as_str(),
             "ready"
         );
-        Ok(())
     }
 
     /// Serves until every workload was taken over. Cancel safe: `run` may be dropped and called again.
     pub async fn run(&mut self) -> Result<Ended, AgentError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 result = self.events.next_batch(|event| handle(&self.node, event)) => {
                     result.map_err(AgentError::Events)?;
                 }
                 Some(request) = self.requests.recv() => {
+                    let was_take_over = request.command == Command::TakeOver;
                     self.answer(request);
-                    if self.node.workload_count() == 0 {
+                    if was_take_over && self.node.workload_count() == 0 && self.missing.is_empty() {
                         return Ok(Ended::TakenOver);
                     }
                 }
                 _ = tick.tick() => {
-                    self.node.housekeeping();
+                    self.node.beat();
+                    self.enrol_missing();
                     if self.policy_files != Fingerprint::of(&self.settings.config) {
-                        self.reload().await;
+                        self.reload();
+                    }
+                }
+                _ = looks.tick() => {
+                    for cgroup in self.node.look() {
+                        tracing::warn!(workload = cgroup.name(), "the workload's cgroup is gone; waiting for it");
+                        self.missing.push(cgroup);
                     }
                 }
             }
         }
     }
 
+    /// Enrols again what is there again.
+    fn enrol_missing(&mut self) {
+        for cgroup in std::mem::take(&mut self.missing) {
+            let Ok(there) = self.root.open(cgroup.path()) else {
+                self.missing.push(cgroup);
+                continue;
+            };
+            let enrolled = NetworkNamespace::own()
+                .map_err(AgentError::from)
+                .and_then(|namespace| self.enrol(there, namespace));
+            match enrolled {
+                Ok(()) => tracing::info!(workload = cgroup.name(), "the workload's cgroup is back"),
+                Err(error) => {
+                    tracing::warn!(workload = cgroup.name(), %error, "cannot enrol the workload again");
+                    self.missing.push(cgroup);
+                }
+            }
+        }
+    }
+
     /// Reads the policies again. With anything wrong, those in force stay in force.
-    pub async fn reload(&mut self) {
+    pub fn reload(&mut self) {
         self.policy_files = Fingerprint::of(&self.settings.config);
         match dialect::load(&self.settings.config) {
             Ok(table) => self.node.set_table(table),
             Err(error) => self.node.refuse_table(&error.to_string()),
         }
-        self.node.watch_names().await;
+        // Not awaited: connections do not wait for DNS.
+        drop(self.node.watch_names());
     }
 
     /// Opens the access log again, after its file was moved away.
@@ -243,41 +295,134 @@ impl Agent {
         self.node.reopen_access_log();
     }
 
-    /// Takes no new connections, and waits for those that there are. What is left after the drain timeout is reset.
-    pub async fn drain(mut self) {
+    /// Takes no new connections, and waits for those that there are, for so long at the most. Says whether all have
+    /// ended. Cancel safe.
+    pub async fn drain(&mut self, limit: Option<Duration>) -> bool {
         self.readiness.set_ready(false);
         self.node.stop_intake();
-        drop(self.shutdown);
+        // Another agent may want the address.
+        self.serving_metrics = watch::channel(()).0;
+        let begun = Instant::now();
         let node = Rc::clone(&self.node);
         tracing::info!(connections = node.active(), "draining");
-        let serve_on = async {
-            // Handshakes that are held now still need their clients' news.
-            while self.events.next_batch(|event| handle(&self.node, event)).await.is_ok() {}
-        };
-        let drained = tokio::select! {
-            drained = timeout(self.settings.drain_timeout, node.idle()) => drained.is_ok(),
-            () = serve_on => false,
-        };
-        if !drained {
-            tracing::warn!(connections = node.active(), "the drain timeout ran out: resetting what is left");
-            node.reset_all();
-            let _ = timeout(Duration::from_secs(1), node.idle()).await;
+        loop {
+            // A connection that was redirected just now is seen a moment later.
+            let settled = sleep_until(begun + SETTLE);
+            let idle = async {
+                settled.await;
+                node.idle().await;
+            };
+            let limit = async {
+                match limit {
+                    Some(limit) => sleep_until(begun + limit.max(SETTLE)).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                result = self.events.next_batch(|event| handle(&self.node, event)) => {
+                    if result.is_err() {
+                        return false;
+                    }
+                }
+                Some(request) = self.requests.recv() => self.answer(request),
+                () = idle => return true,
+                () = limit => return false,
+            }
         }
-        node.flush_access_log();
+    }
+
+    /// Ends. What is still there after [`Agent::drain`] is reset.
+    pub async fn finish(self, drained: bool) {
+        if !drained {
+            tracing::warn!(connections = self.node.active(), "resetting what is left");
+            self.node.reset_all();
+            let _ = timeout(Duration::from_secs(1), self.node.idle()).await;
+        }
+        self.node.flush_access_log();
     }
 
     fn answer(&self, request: Request) {
         let Request { workload, command, answer } = request;
-        let reply = match command {
-            Command::Status => Answer::Status(Box::new(self.node.status(self.readiness.is_ready()))),
-            Command::TakeOver => {
+        let reply = match (command, workload) {
+            (Command::Status, _) => Answer::Status(Box::new(self.node.status(self.readiness.is_ready()))),
+            (Command::TakeOver, Some(workload)) => {
                 tracing::info!(%workload, "another agent takes over");
                 self.node.hand_over(&workload);
                 Answer::Draining(true)
             }
+            (Command::TakeOver, None) => Answer::Error("this is no workload's socket".to_owned()),
         };
         // Whoever asked may have gone.
         let _ = answer.send(reply);
+    }
+}
+
+/// Passes what an admin socket is asked on to the agent, until the agent has gone.
+async fn serve_requests(
+    socket: AdminSocket,
+    workload: Option<Arc<str>>,
+    ask: mpsc::Sender<Request>,
+    closing: watch::Receiver<()>,
+) {
+    let handler = move |command| {
+        let (ask, workload) = (ask.clone(), workload.clone());
+        async move {
+            let (answer, answered) = oneshot::channel();
+            let sent = ask.send(Request { workload, command, answer }).await.is_ok();
+            let nobody = || Answer::Error("the agent is stopping".to_owned());
+            if sent { answered.await.unwrap_or_else(|_| nobody()) } else { nobody() }
+        }
+    };
+    admin::serve(socket, handler, closed(closing)).await;
+}
+
+/// Removes the sockets that agents which were killed have left.
+fn remove_dead_sockets() {
+    for entry in fs::read_dir(ADMIN_DIRECTORY).into_iter().flatten().filter_map(Result::ok) {
+        let path = entry.path();
+        let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        if path.extension().is_some_and(|end| end == "sock") && UnixStream::connect(&path).is_err_and(refused)
+        {
+            // Another agent may have done it at the same time.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Waits until the sender has gone.
+async fn closed(mut closing: watch::Receiver<()>) {
+    while closing.changed().await.is_ok() {}
+}
+
+/// Binds the metrics address. `None` where it is taken and one of the workloads has an agent already, whose it will be.
+async fn bind_metrics(
+    address: SocketAddr,
+    workloads: &[Cgroup],
+) -> Result<Option<TcpListener>, server::BindError> {
+    let taken = match server::bind(address).await {
+        Err(error) if error.source.kind() == io::ErrorKind::AddrInUse => error,
+        bound => return bound.map(Some),
+    };
+    for cgroup in workloads {
+        if admin::request(&admin_path(cgroup), Command::Status).await.is_ok() {
+            return Ok(None);
+        }
+    }
+    Err(taken)
+}
+
+/// Binds the metrics address as soon as the agent that hands over has left it.
+async fn bind_when_free(address: SocketAddr) -> TcpListener {
+    let mut attempts = 0_u32;
+    loop {
+        match server::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) if attempts % 100 == 99 => tracing::warn!("{error}; trying on"),
+            Err(_) => {}
+        }
+        attempts = attempts.wrapping_add(1);
+        sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -289,25 +434,8 @@ fn handle(node: &Rc<Node>, event: Event) {
         Event::Unreadable { socket_cookie } => {
             tracing::warn!(socket_cookie, "a held handshake could not be read");
             node.metrics().events_lost(1);
+            node.timed_out(socket_cookie);
         }
-    }
-}
-
-/// An agent that is just handing over has the address for a moment longer.
-async fn bind_patiently(address: SocketAddr) -> Result<tokio::net::TcpListener, server::BindError> {
-    let attempts = async {
-        loop {
-            match server::bind(address).await {
-                Err(error) if error.source.kind() == io::ErrorKind::AddrInUse => {
-                    sleep(Duration::from_millis(50)).await;
-                }
-                result => return result,
-            }
-        }
-    };
-    match timeout(METRICS_PATIENCE, attempts).await {
-        Ok(result) => result,
-        Err(_) => server::bind(address).await,
     }
 }
 

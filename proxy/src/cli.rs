@@ -42,7 +42,30 @@ pub fn main() -> ExitCode {
 #[expect(clippy::print_stderr, reason = "the one place where a command's failure is told")]
 fn exit(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("redial: {error:#}");
+        eprintln!("redial: {}", describe(&error));
         ExitCode::from(failure)
     })
+}
+
+/// An error with its causes, without those that it has told already.
+fn describe(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::describe;
+    use anyhow::anyhow;
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let error = anyhow!("no such file").context("cannot read x: no such file").context("cannot start");
+        assert_eq!(describe(&error), "cannot start: cannot read x: no such file");
+    }
 }

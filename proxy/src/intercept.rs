@@ -22,6 +22,6 @@ pub use listener::Listener;
 pub use netns::{NetworkNamespace, NetworkNamespaceError};
 pub use packet::{Answer, Packet, Syn};
 pub use programs::{
-    Attachment, Exclusions, HandshakeMode, Intake, InterceptError, KernelCounters, Original, Programs,
+    Attachment, Exclusions, HandshakeMode, InterceptError, KernelCounters, Original, Programs,
 };
 pub use raw::RawSocket;

@@ -123,13 +123,20 @@ impl Drop for Engine {
 
 /// Accepts on one of the engine's listeners for as long as the engine lives.
 async fn accept(node: Weak<Node>, engine: Weak<Engine>, listener: Rc<Listener>) {
+    let mut failing = false;
     loop {
-        let ready = listener.readable().await;
+        let ready = if failing { Ok(()) } else { listener.readable().await };
         let (Some(node), Some(engine)) = (node.upgrade(), engine.upgrade()) else { return };
-        if let Err(error) = ready.and_then(|()| engine.accept_all(&node, &listener)) {
-            tracing::warn!(%error, "cannot accept a client");
-            drop((node, engine));
-            sleep(ACCEPT_PAUSE).await;
+        match ready.and_then(|()| engine.accept_all(&node, &listener)) {
+            Ok(()) => failing = false,
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(%error, "cannot accept clients; trying again");
+                }
+                failing = true;
+                drop((node, engine));
+                sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }

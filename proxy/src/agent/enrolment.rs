@@ -7,9 +7,12 @@ use super::{
 };
 use crate::intercept::{Attachment, Cgroup, InterceptError, NetworkNamespace};
 use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
+use tokio::task::JoinHandle;
 
 /// After this many looks without a process in it, a namespace's engine is closed.
-const IDLE_LOOKS: u32 = 30;
+const IDLE_LOOKS: u32 = 6;
+/// How many network namespaces of one workload have engines. Connections from others go direct.
+const MAX_ENGINES: usize = 64;
 
 pub struct Enrolment {
     /// First, so that it is dropped first: no connection comes in for an engine that has gone.
@@ -19,6 +22,8 @@ pub struct Enrolment {
     engines: RefCell<Vec<Rc<Engine>>>,
     /// The namespace that it was enrolled with, whose engine stays.
     first: u64,
+    /// Serves the workload's admin socket, and ends with it.
+    socket: RefCell<Option<JoinHandle<()>>>,
 }
 
 impl Enrolment {
@@ -39,6 +44,7 @@ impl Enrolment {
             cgroup,
             engines: RefCell::new(engines),
             first,
+            socket: RefCell::default(),
         }))
     }
 
@@ -46,12 +52,13 @@ impl Enrolment {
         Arc::clone(&self.workload)
     }
 
-    pub fn cgroup(&self) -> &Cgroup {
-        &self.cgroup
+    /// Ends this task when the enrolment does.
+    pub fn keep(&self, socket: JoinHandle<()>) {
+        *self.socket.borrow_mut() = Some(socket);
     }
 
-    pub fn engine(&self, netns_cookie: u64) -> Option<Rc<Engine>> {
-        self.engines.borrow().iter().find(|engine| engine.namespace().cookie() == netns_cookie).cloned()
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
     }
 
     pub fn namespaces(&self) -> Vec<u64> {
@@ -60,20 +67,20 @@ impl Enrolment {
 
     /// Sends new connections past this agent, and serves those that it has.
     pub fn stop_intake(&self) {
-        drop(self.attachment.borrow_mut().take_intake());
+        self.attachment.borrow_mut().stop_intake();
     }
 
     /// Opens engines in the namespaces that the cgroup's processes are in now.
-    pub fn look(&self, node: &Rc<Node>) {
+    pub fn find_engines(&self, node: &Rc<Node>) {
         find_engines(node, &self.cgroup, &mut self.engines.borrow_mut());
     }
 
-    /// Closes the engines of namespaces where no process of the cgroup is any more. An engine keeps its namespace in
-    /// being, which a deleted pod's should not be.
-    pub fn close_idle(&self) {
-        let used: HashSet<u64> =
-            self.cgroup.processes().into_iter().filter_map(NetworkNamespace::inode_of_process).collect();
-        self.engines.borrow_mut().retain(|engine| {
+    /// Opens engines where they are missing, and closes those of namespaces where no process of the cgroup is any more:
+    /// an engine keeps its namespace in being, which a deleted pod's should not be.
+    pub fn look(&self, node: &Rc<Node>) {
+        let mut engines = self.engines.borrow_mut();
+        let used = find_engines(node, &self.cgroup, &mut engines);
+        engines.retain(|engine| {
             let inode = engine.namespace().inode();
             let looks =
                 if used.contains(&inode) || inode == self.first { 0 } else { engine.idle_looks.get() + 1 };
@@ -83,11 +90,22 @@ impl Enrolment {
     }
 }
 
-fn find_engines(node: &Rc<Node>, cgroup: &Cgroup, engines: &mut Vec<Rc<Engine>>) {
+impl Drop for Enrolment {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket.get_mut() {
+            socket.abort();
+        }
+    }
+}
+
+/// Opens an engine in each namespace that has a process of the cgroup, and returns the inodes of them all.
+fn find_engines(node: &Rc<Node>, cgroup: &Cgroup, engines: &mut Vec<Rc<Engine>>) -> HashSet<u64> {
     let mut known: HashSet<u64> = engines.iter().map(|engine| engine.namespace().inode()).collect();
+    let mut used = HashSet::new();
     for pid in cgroup.processes() {
         let Some(inode) = NetworkNamespace::inode_of_process(pid) else { continue };
-        if !known.insert(inode) {
+        used.insert(inode);
+        if engines.len() >= MAX_ENGINES || !known.insert(inode) {
             continue;
         }
         // The process may end, or change its namespace, at any moment: what was opened is what counts.
@@ -98,6 +116,7 @@ fn find_engines(node: &Rc<Node>, cgroup: &Cgroup, engines: &mut Vec<Rc<Engine>>)
             tracing::warn!(workload = cgroup.name(), pid, error, "a network namespace has no engine");
         }
     }
+    used
 }
 
 fn open_engine(

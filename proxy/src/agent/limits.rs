@@ -13,7 +13,7 @@ const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 const RESERVED_DESCRIPTORS: u64 = 512;
 const MOST: u64 = 262_144;
 /// Connections that were redirected before the bound was reached still come in.
-const LATE: usize = 1024;
+const MOST_LATE: usize = 1024;
 
 /// What happens to new connections at the bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -59,7 +59,7 @@ impl Limits {
     /// Takes a slot, or says that there is none.
     pub fn take(&self) -> Option<Slot> {
         let late = match self.at_limit {
-            AtLimit::Direct => LATE,
+            AtLimit::Direct => (self.most / 16).min(MOST_LATE),
             AtLimit::Refuse => 0,
         };
         if self.active() >= self.most.saturating_add(late) {

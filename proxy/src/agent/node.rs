@@ -27,15 +27,21 @@ use std::{
     rc::{Rc, Weak},
     sync::Arc,
     thread,
+    time::Duration,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// How many cgroups are remembered as belonging to a workload.
 const MAX_KNOWN_CGROUPS: usize = 16_384;
+/// At most one search for an unknown namespace in this time: it reads the state of every process of a workload.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is looked whether there is room again, while there is none.
+const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
 pub struct Node {
     programs: Rc<RefCell<Programs>>,
     full: Cell<bool>,
+    draining: Cell<bool>,
     table: RefCell<Arc<Table>>,
     config_error: RefCell<Option<String>>,
     names: Names,
@@ -48,6 +54,7 @@ pub struct Node {
     handed_over: RefCell<Vec<Rc<Enrolment>>>,
     engines: RefCell<HashMap<u64, Weak<Engine>>>,
     known_cgroups: RefCell<HashMap<u64, Arc<str>>>,
+    last_search: Cell<Option<Instant>>,
     limits: Limits,
     workers: Workers,
     metrics: Metrics,
@@ -78,6 +85,7 @@ impl Node {
         Ok(Rc::new(Self {
             programs: Rc::new(RefCell::new(programs)),
             full: Cell::new(false),
+            draining: Cell::new(false),
             table: RefCell::new(Arc::new(table)),
             config_error: RefCell::default(),
             names: Names::default(),
@@ -89,6 +97,7 @@ impl Node {
             handed_over: RefCell::default(),
             engines: RefCell::default(),
             known_cgroups: RefCell::default(),
+            last_search: Cell::new(None),
             limits,
             workers: Workers::start(threads, &on_end)?,
             metrics,
@@ -146,6 +155,7 @@ impl Node {
 
     /// Sends new connections of every workload past this agent.
     pub fn stop_intake(&self) {
+        self.draining.set(true);
         for enrolment in self.workloads.borrow().iter() {
             enrolment.stop_intake();
         }
@@ -168,10 +178,16 @@ impl Node {
 
     /// A process connected from a namespace without an engine: opens one, if it can still be found.
     pub fn find_namespace(self: &Rc<Self>, netns_cookie: u64, cgroup_id: u64) {
-        tracing::debug!(netns_cookie, cgroup_id, "a connection went direct: its namespace was not known yet");
-        let workloads = self.workloads.borrow().clone();
-        for enrolment in workloads.iter().filter(|enrolment| enrolment.engine(netns_cookie).is_none()) {
-            enrolment.look(self);
+        // The programs report a namespace again while there is no engine, so that nothing is missed for good.
+        if self.last_search.get().is_some_and(|last| last.elapsed() < SEARCH_INTERVAL) {
+            return;
+        }
+        self.last_search.set(Some(Instant::now()));
+        let workload = self.workload(cgroup_id);
+        tracing::debug!(netns_cookie, %workload, "a connection went direct: its namespace was not known yet");
+        let owner = self.workloads.borrow().iter().find(|one| one.workload() == workload).cloned();
+        if let Some(owner) = owner {
+            owner.find_engines(self);
         }
     }
 
@@ -194,24 +210,24 @@ impl Node {
         workload
     }
 
-    /// What has to be looked at from time to time.
-    pub fn housekeeping(self: &Rc<Self>) {
-        let mut gone = Vec::new();
-        for enrolment in self.workloads.borrow().iter() {
-            if enrolment.cgroup().exists() {
-                enrolment.look(self);
-                enrolment.close_idle();
-            } else {
-                gone.push(enrolment.workload());
-            }
+    /// Looks at what has come and gone. Returns the workloads whose cgroups are gone, which are no longer enrolled.
+    pub fn look(self: &Rc<Self>) -> Vec<Cgroup> {
+        let (there, gone): (Vec<_>, Vec<_>) =
+            self.workloads.borrow().iter().cloned().partition(|one| one.cgroup().exists());
+        for enrolment in there.iter().chain(self.handed_over.borrow().iter()) {
+            enrolment.look(self);
         }
-        for workload in gone {
-            tracing::info!(%workload, "the workload's cgroup is gone");
-            self.workloads.borrow_mut().retain(|enrolment| enrolment.workload() != workload);
-            self.metrics.workloads_enrolled(self.workload_count());
-        }
+        *self.workloads.borrow_mut() = there;
+        self.metrics.workloads_enrolled(self.workload_count());
         self.engines.borrow_mut().retain(|_, engine| engine.strong_count() > 0);
-        self.follow_limit();
+        gone.iter().map(|enrolment| enrolment.cgroup().clone()).collect()
+    }
+
+    /// Tells the programs that this thread turns.
+    pub fn beat(&self) {
+        if let Err(error) = self.programs.borrow_mut().beat() {
+            tracing::error!(%error, "connections will go direct");
+        }
     }
 
     // Policies.
@@ -230,17 +246,25 @@ impl Node {
         *self.config_error.borrow_mut() = Some(error.to_owned());
     }
 
-    /// Follows the addresses of the names in the policies.
-    pub async fn watch_names(&self) {
+    /// Follows the addresses of the names in the policies. The future waits a moment for the first answers.
+    pub fn watch_names(&self) -> impl Future<Output = ()> + use<> {
         let hosts: Vec<_> = self.table().hosts().cloned().collect();
-        self.names.watch(&self.resolver, hosts).await;
+        self.names.watch(&self.resolver, hosts)
     }
 
     // Connections.
 
-    pub fn take_slot(&self) -> Option<Slot> {
+    pub fn take_slot(self: &Rc<Self>) -> Option<Slot> {
         let slot = self.limits.take();
-        self.follow_limit();
+        if self.follow_limit() {
+            let node = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                while node.full.get() {
+                    sleep(ROOM_INTERVAL).await;
+                    node.follow_limit();
+                }
+            });
+        }
         slot
     }
 
@@ -259,7 +283,6 @@ impl Node {
 
     pub fn client_gone(&self, socket_cookie: u64) {
         self.clients.gone(socket_cookie);
-        self.programs.borrow_mut().forget(socket_cookie);
     }
 
     /// Tells the programs about an upstream connection: what getsockname() answers, and that SYNs pass.
@@ -316,14 +339,13 @@ impl Node {
             pid: process::id(),
             started: self.metrics.started().unix_seconds(),
             ready,
-            draining: workloads.is_empty() && !self.handed_over.borrow().is_empty(),
+            draining: self.draining.get(),
             workloads: workloads
                 .iter()
                 .map(|enrolment| WorkloadStatus {
                     name: enrolment.workload().to_string(),
                     cgroup: enrolment.cgroup().path().to_owned(),
                     network_namespaces: enrolment.namespaces(),
-                    connections_active: 0,
                 })
                 .collect(),
             policies: self
@@ -340,14 +362,17 @@ impl Node {
         }
     }
 
-    fn follow_limit(&self) {
+    /// Tells the programs whether there is room. Says whether there has just come to be none.
+    fn follow_limit(&self) -> bool {
         let full = self.limits.sends_direct(self.full.get());
-        if full != self.full.replace(full) {
-            tracing::warn!(full, connections = self.active(), "the bound of connections");
-            if let Err(error) = self.programs.borrow_mut().set_full(full) {
-                tracing::error!(%error, "cannot tell the kernel programs of the bound");
-            }
+        if full == self.full.replace(full) {
+            return false;
         }
+        tracing::warn!(full, connections = self.active(), "the bound of connections");
+        if let Err(error) = self.programs.borrow_mut().set_full(full) {
+            tracing::error!(%error, "cannot tell the kernel programs of the bound");
+        }
+        full
     }
 }
 

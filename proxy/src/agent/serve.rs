@@ -3,14 +3,14 @@
 use super::{clients::Client, engine::Engine, limits::Slot, node::Node};
 use crate::{
     endpoint::Choice,
-    intercept::{Answer, Handshake, OriginalDestination, Syn},
+    intercept::{Answer, Handshake, Original, Syn},
     observe::{self, Connection, Timestamp},
     policy::Policy,
     reason::{AttemptOutcome, Reason},
     tcp::{Dialer, Failed, Job, connect, relay},
 };
 use std::{
-    net::{self, SocketAddr},
+    net::{self, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -18,7 +18,7 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 /// A client whose SYN was released completes the handshake on loopback at once, or has gone.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(3);
 /// An answer may come while the client's socket is in the middle of a system call, and ICMP errors are lost on it
 /// then. So answers are repeated until the client is seen to have gone, at these intervals.
 const ANSWER_INTERVALS: [Duration; 8] = [
@@ -37,7 +37,7 @@ struct Arrival {
     node: Rc<Node>,
     slot: Slot,
     begun: Instant,
-    started: std::time::Instant,
+    socket_cookie: u64,
     workload: Arc<str>,
     destination: SocketAddr,
     policy: Arc<Policy>,
@@ -48,34 +48,32 @@ struct Arrival {
 
 /// Serves a client whose handshake is held.
 pub fn held(node: &Rc<Node>, handshake: &Handshake) {
+    let original = handshake.original;
     let Some(engine) = node.engine(handshake.netns_cookie) else {
-        // Its namespace's engine was just closed: the SYN's repeat finds no listener, and is refused.
+        // Its namespace's engine was just closed.
         node.metrics().events_lost(1);
-        return;
+        return node.timed_out(original.socket_cookie);
     };
-    let client = node.wait_for(handshake.socket_cookie);
+    let client = node.wait_for(original.socket_cookie);
     let syn = handshake.syn;
     let Some(slot) = node.take_slot() else {
         node.metrics().connection_turned_away(Reason::Overloaded);
-        tokio::task::spawn_local(answer(engine, client, syn, Answer::Reset));
+        let node = Rc::clone(node);
+        tokio::task::spawn_local(async move {
+            answer(&node, &engine, client, original.socket_cookie, &syn, Answer::Reset).await;
+        });
         return;
     };
-    let arrival = Arrival::new(
-        node,
-        &engine,
-        slot,
-        handshake.cgroup_id,
-        handshake.destination,
-        handshake.mark,
-        syn.traffic_class(),
-        observe::Handshake::Held,
-    );
-    tokio::task::spawn_local(arrival.connect_held(engine, client, handshake.socket_cookie, syn));
+    let arrival = Arrival::new(node, &engine, slot, &original, syn.traffic_class(), observe::Handshake::Held);
+    tokio::task::spawn_local(arrival.connect_held(engine, client, syn));
 }
 
 /// Serves a client that the engine has accepted without having held its handshake.
 pub fn accepted(node: &Rc<Node>, engine: &Engine, stream: net::TcpStream, client: SocketAddr) {
-    let Some(original) = node.take_original(engine, client) else {
+    // Every redirected connection comes from one of these two; another loopback address is somebody's own.
+    let is_redirected = client.ip() == Ipv4Addr::LOCALHOST || client.ip() == Ipv6Addr::LOCALHOST;
+    let original = if is_redirected { node.take_original(engine, client) } else { None };
+    let Some(original) = original else {
         // Some process connected to the engine's port by itself.
         tracing::debug!(%client, "a connection without an original destination");
         node.metrics().connection_turned_away(Reason::NoOriginalDestination);
@@ -87,50 +85,39 @@ pub fn accepted(node: &Rc<Node>, engine: &Engine, stream: net::TcpStream, client
         relay::reset(&stream);
         return;
     };
-    let arrival = Arrival::new(
-        node,
-        engine,
-        slot,
-        original.cgroup_id,
-        original.destination,
-        original.mark,
-        0,
-        observe::Handshake::Eager,
-    );
-    tokio::task::spawn_local(arrival.connect_eager(stream, original.socket_cookie));
+    let arrival = Arrival::new(node, engine, slot, &original, 0, observe::Handshake::Eager);
+    tokio::task::spawn_local(arrival.connect_eager(stream));
 }
 
 impl Arrival {
-    #[expect(clippy::too_many_arguments, reason = "the two kinds of arrival know the same eight things")]
     fn new(
         node: &Rc<Node>,
         engine: &Engine,
         slot: Slot,
-        cgroup_id: u64,
-        destination: OriginalDestination,
-        mark: u32,
+        original: &Original,
         traffic_class: u8,
         handshake: observe::Handshake,
     ) -> Self {
-        let destination = destination.address();
+        let destination = original.destination.address();
         let table = node.table();
         let matched = table.lookup(destination, |host, address| node.names().has(host, address));
         let others = matched.host.map(|host| node.names().addresses(host)).unwrap_or_default();
+        let namespace = Arc::clone(engine.namespace());
         Self {
             node: Rc::clone(node),
             slot,
             begun: Instant::now(),
-            started: std::time::Instant::now(),
-            workload: node.workload(cgroup_id),
+            socket_cookie: original.socket_cookie,
+            workload: node.workload(original.cgroup_id),
             destination,
             policy: Arc::clone(matched.policy),
             endpoints: Choice::new(destination, others),
-            dialer: Dialer { namespace: Arc::clone(engine.namespace()), mark, traffic_class },
+            dialer: Dialer { namespace, mark: original.mark, traffic_class },
             handshake,
         }
     }
 
-    async fn connect_held(self, engine: Rc<Engine>, mut client: Client, socket_cookie: u64, syn: Syn) {
+    async fn connect_held(self, engine: Rc<Engine>, mut client: Client, syn: Syn) {
         let node = Rc::clone(&self.node);
         let held = node.metrics().handshake_held();
         let mut progress = connect::Progress::default();
@@ -145,6 +132,7 @@ impl Arrival {
                 &mut progress,
             );
             tokio::select! {
+                biased;
                 () = client.gone() => Err(Failed { why: Reason::ClientGone, last: AttemptOutcome::Cancelled }),
                 result = attempts => result,
             }
@@ -157,7 +145,7 @@ impl Arrival {
                 tracing::debug!(destination = %self.destination, why = failed.why.as_str(), "gave up");
                 record.reason = failed.why;
                 if failed.why != Reason::ClientGone {
-                    self.refuse(&engine, client, socket_cookie, syn, failed.last).await;
+                    self.refuse(&engine, client, &syn, failed.last).await;
                 }
                 return self.end(record);
             }
@@ -165,22 +153,26 @@ impl Arrival {
         record.endpoint = Some(endpoint);
         record.source = upstream.local_addr().ok();
         if let Some(local) = record.source {
-            node.connected(socket_cookie, local);
+            node.connected(self.socket_cookie, local);
         }
-        let accepted = engine.expect(syn.client());
+        let mut accepted = engine.expect(syn.client());
         if let Err(error) = engine.send(&syn.released()) {
             // The client's own next SYN passes, a second after its first.
             tracing::warn!(%error, "cannot put a held SYN back");
         }
         // On loopback the handshake is over by the time that the SYN is sent.
         engine.accept_ready(&node);
-        let accepted = tokio::select! {
+        let result = tokio::select! {
             biased;
-            accepted = accepted => accepted.map_err(|_| Reason::HandshakeLost),
-            () = client.gone() => Err(Reason::ClientGone),
+            stream = &mut accepted => stream.map_err(|_| Reason::HandshakeLost),
+            () = client.gone() => {
+                // It may have sent all that it had to say and gone, and wait to be accepted.
+                engine.accept_ready(&node);
+                accepted.try_recv().map_err(|_| Reason::ClientGone)
+            }
             () = sleep(HANDSHAKE_PATIENCE) => Err(Reason::HandshakeLost),
         };
-        match accepted {
+        match result {
             Ok(stream) => self.relay(stream, upstream, record),
             Err(reason) => {
                 engine.forget(syn.client());
@@ -191,7 +183,7 @@ impl Arrival {
         }
     }
 
-    async fn connect_eager(self, client: net::TcpStream, socket_cookie: u64) {
+    async fn connect_eager(self, client: net::TcpStream) {
         let node = Rc::clone(&self.node);
         let mut progress = connect::Progress::default();
         let result = {
@@ -206,7 +198,7 @@ impl Arrival {
                 record.endpoint = Some(endpoint);
                 record.source = upstream.local_addr().ok();
                 if let Some(local) = record.source {
-                    node.connected(socket_cookie, local);
+                    node.connected(self.socket_cookie, local);
                 }
                 self.relay(client, upstream, record);
             }
@@ -219,28 +211,21 @@ impl Arrival {
     }
 
     /// Makes the client's connect() fail as the last attempt did.
-    async fn refuse(
-        &self,
-        engine: &Rc<Engine>,
-        client: Client,
-        socket_cookie: u64,
-        syn: Syn,
-        last: AttemptOutcome,
-    ) {
+    async fn refuse(&self, engine: &Engine, client: Client, syn: &Syn, last: AttemptOutcome) {
         let words = match last {
             AttemptOutcome::Refused | AttemptOutcome::Reset => Answer::Reset,
             AttemptOutcome::NetworkUnreachable => Answer::NetworkUnreachable,
             // What kept this host from connecting has no word on the wire; this is the nearest.
             AttemptOutcome::HostUnreachable | AttemptOutcome::Local => Answer::HostUnreachable,
-            AttemptOutcome::Timeout => return self.node.timed_out(socket_cookie),
+            AttemptOutcome::Timeout => return self.node.timed_out(self.socket_cookie),
             AttemptOutcome::Connected | AttemptOutcome::Cancelled => return,
         };
-        answer(Rc::clone(engine), client, syn, words).await;
+        answer(&self.node, engine, client, self.socket_cookie, syn, words).await;
     }
 
     fn relay(self, client: net::TcpStream, upstream: net::TcpStream, record: Connection) {
         let guard = Box::new((self.slot, self.node.metrics().connection_opened()));
-        self.node.relay(Job { client, upstream, record, begun: self.started, guard });
+        self.node.relay(Job { client, upstream, record, begun: self.begun.into_std(), guard });
     }
 
     fn record(&self, progress: connect::Progress) -> Connection {
@@ -270,7 +255,14 @@ impl Arrival {
 }
 
 /// Answers a held SYN until the client is seen to have gone.
-async fn answer(engine: Rc<Engine>, mut client: Client, syn: Syn, answer: Answer) {
+async fn answer(
+    node: &Node,
+    engine: &Engine,
+    mut client: Client,
+    socket_cookie: u64,
+    syn: &Syn,
+    answer: Answer,
+) {
     let packet = syn.answer(answer);
     for interval in ANSWER_INTERVALS {
         if let Err(error) = engine.send(&packet) {
@@ -280,5 +272,7 @@ async fn answer(engine: Rc<Engine>, mut client: Client, syn: Syn, answer: Answer
             return;
         }
     }
+    // Something in the namespace drops the answers. This one needs no packet.
     tracing::warn!(client = %syn.client(), "a client does not take the answer to its SYN");
+    node.timed_out(socket_cookie);
 }

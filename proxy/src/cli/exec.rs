@@ -54,11 +54,11 @@ pub struct Arguments {
     #[command(flatten)]
     options: Options,
 
-    /// Where a line of JSON is written for each connection: a file, or - for standard output
+    /// Where a line of JSON is written for each connection: a file, or - for standard output [default: nowhere]
     #[arg(long, value_name = "PATH")]
     access_log: Option<Target>,
 
-    /// How long connections may last after the command has ended
+    /// How long connections may last after the command has ended, those of processes that it leaves behind included
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = options::duration)]
     drain_timeout: Duration,
 
@@ -71,21 +71,22 @@ impl Arguments {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         // An agent around a command is quiet unless asked.
         logging::init(self.options.log_format, Level::WARN)?;
-        let open_files = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+        let limits = Limits::of_process()?;
         options::prepare_process()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        LocalSet::new().block_on(&runtime, self.serve(open_files))
+        LocalSet::new().block_on(&runtime, self.serve(limits))
     }
 
-    async fn serve(self, open_files: (rlim_t, rlim_t)) -> anyhow::Result<ExitCode> {
+    async fn serve(self, limits: Limits) -> anyhow::Result<ExitCode> {
         let own_mask = SigSet::thread_get_mask()?;
         // Before the agent's threads start, so that none of them takes a signal that is the command's.
         let signals = Signals::block()?;
         let root = CgroupRoot::find()?;
-        let mut agent = Agent::start(self.options.settings(self.access_log, self.drain_timeout)?).await?;
+        let settings = self.options.settings(self.access_log, self.drain_timeout)?;
+        let mut agent = Agent::start(settings, root.clone(), &[]).await?;
         let cgroup = root.make("redial-exec-")?;
-        agent.enrol(cgroup.cgroup().clone(), NetworkNamespace::own()?).await?;
-        agent.announce().await?;
+        agent.enrol(cgroup.cgroup().clone(), NetworkNamespace::own()?)?;
+        agent.announce();
 
         let (program, arguments) = self.command.split_first().context("a command is needed")?;
         let procs = cgroup.cgroup().path().join("cgroup.procs");
@@ -93,7 +94,7 @@ impl Arguments {
         command.args(arguments);
         let enter = move || {
             fs::write(&procs, "0")?;
-            setrlimit(Resource::RLIMIT_NOFILE, open_files.0, open_files.1)?;
+            limits.restore()?;
             pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&own_mask), None)?;
             Ok(())
         };
@@ -121,7 +122,12 @@ impl Arguments {
                 }
             }
         };
-        agent.drain().await;
+        // What the command has sent is still delivered. Whoever does not want to wait for that sends a signal.
+        let drained = tokio::select! {
+            drained = agent.drain(Some(self.drain_timeout)) => drained,
+            () = signals.next_to_stop() => false,
+        };
+        agent.finish(drained).await;
         drop(cgroup);
         Ok(exit_code(status))
     }
@@ -151,6 +157,29 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(code.or(signal.map(|signal| SIGNALLED.saturating_add(signal))).unwrap_or(FAILURE))
 }
 
+/// The limits that redial raises for itself, as the command is to have them.
+#[derive(Clone, Copy)]
+struct Limits {
+    open_files: (rlim_t, rlim_t),
+    locked_memory: (rlim_t, rlim_t),
+}
+
+impl Limits {
+    fn of_process() -> anyhow::Result<Self> {
+        Ok(Self {
+            open_files: getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?,
+            locked_memory: getrlimit(Resource::RLIMIT_MEMLOCK)
+                .context("cannot read the limit of locked memory")?,
+        })
+    }
+
+    fn restore(self) -> io::Result<()> {
+        setrlimit(Resource::RLIMIT_NOFILE, self.open_files.0, self.open_files.1)?;
+        setrlimit(Resource::RLIMIT_MEMLOCK, self.locked_memory.0, self.locked_memory.1)?;
+        Ok(())
+    }
+}
+
 /// The signals that are the command's, as events.
 struct Signals(AsyncFd<SignalFd>);
 
@@ -171,6 +200,15 @@ impl Signals {
         Ok(Self(descriptor))
     }
 
+    /// Waits for one that tells a program to stop.
+    async fn next_to_stop(&self) {
+        while let Ok(received) = self.next().await {
+            if received.signal != Signal::SIGWINCH {
+                return;
+            }
+        }
+    }
+
     async fn next(&self) -> anyhow::Result<Received> {
         loop {
             let mut ready = self.0.readable().await?;
@@ -186,7 +224,8 @@ impl Signals {
 }
 
 fn forward(received: &Received, pid: Pid) {
-    if !received.from_terminal {
+    // A terminal sends its signals to the whole foreground group, but that of its hanging up to the session's leader only.
+    if !received.from_terminal || received.signal == Signal::SIGHUP {
         // The command may just have ended.
         let _ = kill(pid, received.signal);
     }

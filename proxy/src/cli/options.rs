@@ -45,16 +45,16 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", value_parser = positive)]
     max_connections: Option<usize>,
 
-    /// What happens to new connections at that bound
+    /// What happens to new connections when --max-connections is reached
     #[arg(long, value_enum, default_value_t)]
     at_limit: AtLimit,
 
-    /// How many retries all destinations together may have, in percent of their recent connections ...
+    /// How many retries all destinations together may have, in percent of their connections of the last 10 s
     #[arg(long, value_name = "PERCENT", default_value_t = BudgetPolicy::NODE.percent(),
         value_parser = clap::value_parser!(u32).range(0..=i64::from(BudgetPolicy::MAX_PERCENT)))]
     node_budget_percent: u32,
 
-    /// ... and so many a second beyond that
+    /// How many retries a second all destinations together may have beside that share
     #[arg(long, value_name = "COUNT", default_value_t = BudgetPolicy::NODE.min_per_second())]
     node_budget_min_per_second: u32,
 

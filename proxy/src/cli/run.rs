@@ -2,7 +2,7 @@
 
 use super::options::{self, Options};
 use crate::{
-    agent::Agent,
+    agent::{Agent, Ended},
     intercept::{CgroupRoot, NetworkNamespace},
     observe::{access_log::Target, logging},
 };
@@ -18,7 +18,8 @@ use tracing::Level;
 /// Intercept what the processes of cgroups connect to, until told to stop
 ///
 /// SIGHUP reads the policies again, as a change of their files does, and reopens the access log. SIGTERM and SIGINT
-/// stop taking connections in and wait for those that there are. A second `redial run` on the same cgroup takes over.
+/// stop taking connections in and wait for those that there are; a second one ends them. Another `redial run` on the same
+/// cgroup takes over, and this one serves what it has to its end.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// A cgroup to intercept, as a path in the file system or below the cgroup2 mount; may be repeated
@@ -49,6 +50,7 @@ impl Arguments {
         let root = CgroupRoot::find()?;
         // One that is named twice is one.
         let cgroups = self.cgroup.iter().map(|path| root.open(path)).collect::<Result<BTreeSet<_>, _>>()?;
+        let cgroups: Vec<_> = cgroups.into_iter().collect();
         let access_log = match self.access_log.as_str() {
             "none" => None,
             target => Some(target.parse::<Target>()?),
@@ -56,26 +58,40 @@ impl Arguments {
         let mut reload = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut agent = Agent::start(self.options.settings(access_log, self.drain_timeout)?).await?;
+        let settings = self.options.settings(access_log, self.drain_timeout)?;
+        let mut agent = Agent::start(settings, root, &cgroups).await?;
         for cgroup in cgroups {
-            agent.enrol(cgroup, NetworkNamespace::own()?).await?;
+            agent.enrol(cgroup, NetworkNamespace::own()?)?;
         }
-        agent.announce().await?;
-        loop {
+        agent.announce();
+        let limit = loop {
             tokio::select! {
-                ended = agent.run() => {
-                    ended?;
-                    break;
-                }
+                ended = agent.run() => match ended? {
+                    // The other agent has what is new; what is old is served to its end.
+                    Ended::TakenOver => break None,
+                },
                 _ = reload.recv() => {
                     agent.reopen_access_log();
-                    agent.reload().await;
+                    agent.reload();
                 }
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break Some(self.drain_timeout),
+                _ = interrupt.recv() => break Some(self.drain_timeout),
             }
+        };
+        let mut drained = tokio::select! {
+            drained = agent.drain(limit) => drained,
+            _ = terminate.recv() => false,
+            _ = interrupt.recv() => false,
+        };
+        if !drained && limit.is_none() {
+            // Told to stop while it served what is old: from here on as if it had been told so before.
+            drained = tokio::select! {
+                drained = agent.drain(Some(self.drain_timeout)) => drained,
+                _ = terminate.recv() => false,
+                _ = interrupt.recv() => false,
+            };
         }
-        agent.drain().await;
+        agent.finish(drained).await;
         Ok(ExitCode::SUCCESS)
     }
 }

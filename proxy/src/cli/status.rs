@@ -7,10 +7,12 @@ use crate::{
         admin::{Answer, Command, request},
     },
 };
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use std::{
     collections::BTreeMap,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -47,7 +49,6 @@ impl Arguments {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// An agent has a socket for each of its workloads, and is asked once.
     async fn agents(&self) -> anyhow::Result<Vec<Status>> {
         if let Some(socket) = &self.socket {
             return match request(socket, Command::Status).await? {
@@ -56,8 +57,8 @@ impl Arguments {
             };
         }
         let mut agents = BTreeMap::new();
-        for socket in sockets(Path::new(ADMIN_DIRECTORY)) {
-            // A socket that an agent left behind when it was killed.
+        for socket in sockets(Path::new(ADMIN_DIRECTORY))? {
+            // Nobody listens on a socket that an agent left behind when it was killed.
             if let Ok(Answer::Status(status)) = request(&socket, Command::Status).await {
                 agents.insert(status.pid, *status);
             }
@@ -66,13 +67,21 @@ impl Arguments {
     }
 }
 
-fn sockets(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-    entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "sock"))
-        .collect()
+/// Each agent's own socket; those of its workloads are for agents that take over.
+fn sockets(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("cannot read {} (try sudo)", directory.display()))?,
+    };
+    let is_agent = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("agent-") && path.extension().is_some_and(|end| end == "sock")
+    };
+    Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_agent).collect())
 }
+
+/// JSON has them all.
+const SHOWN_GIVE_UPS: usize = 10;
 
 fn text(status: &Status) -> String {
     let mut lines = vec![format!(
@@ -107,7 +116,7 @@ fn text(status: &Status) -> String {
     if let Some(error) = &status.last_config_error {
         lines.push(format!("  the policies were not reloaded: {error}"));
     }
-    for give_up in &status.last_give_ups {
+    for give_up in status.last_give_ups.iter().take(SHOWN_GIVE_UPS) {
         lines.push(format!(
             "  {} {} -> {}: {} after {} attempt(s)",
             give_up.time, give_up.workload, give_up.original_destination, give_up.reason, give_up.attempts

@@ -79,8 +79,8 @@ impl Names {
         addresses
     }
 
-    /// Watches these hosts from now on, and no others. Waits a moment for the first answers about new ones.
-    pub async fn watch(&self, resolver: &Rc<TokioResolver>, hosts: impl IntoIterator<Item = Host>) {
+    /// Watches these hosts from now on, and no others. The future waits a moment for the first answers about new ones.
+    pub fn watch(&self, resolver: &Rc<TokioResolver>, hosts: Vec<Host>) -> impl Future<Output = ()> + use<> {
         let hosts: HashSet<Host> = hosts.into_iter().collect();
         self.0.watches.borrow_mut().retain(|host, watch| {
             let keep = hosts.contains(host);
@@ -99,8 +99,10 @@ impl Names {
             });
         }
         drop(answered);
-        // Ends when every watch has dropped its sender: after its first answer, or its first failure.
-        let _ = timeout(FIRST_ANSWERS, answers.recv()).await;
+        async move {
+            // Ends when every watch has dropped its sender: after its first answer, or its first failure.
+            let _ = timeout(FIRST_ANSWERS, answers.recv()).await;
+        }
     }
 
     fn learn(&self, host: &Host, addresses: impl Iterator<Item = IpAddr>) {

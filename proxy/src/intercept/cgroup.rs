@@ -17,9 +17,12 @@ const MAX_DESCENDANTS: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     #[error(
-        "no cgroup2 file system is mounted; mount one with: mount -t cgroup2 none /sys/fs/cgroup/unified"
+        "no cgroup2 file system can be seen here. `ip netns exec NAME` hides it: use `nsenter --net=/run/netns/NAME` \
+         instead. Else mount one: mount -t cgroup2 none /sys/fs/cgroup"
     )]
     NotMounted,
+    #[error("there is no cgroup {name}: neither {absolute} nor {below} is one")]
+    NoSuch { name: String, absolute: String, below: String },
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{0} is not a cgroup2 directory; it must lie below {1}")]
@@ -68,7 +71,12 @@ impl CgroupRoot {
     /// The cgroup at `path`, which may be a path in the file system or one below the mount.
     pub fn open(&self, path: &Path) -> Result<Cgroup, CgroupError> {
         let below = self.mount.join(path.strip_prefix("/").unwrap_or(path));
-        let chosen = if path.is_absolute() && path.join("cgroup.procs").exists() { path } else { &below };
+        let is_cgroup = |path: &Path| path.join("cgroup.procs").exists();
+        let chosen = if path.is_absolute() && is_cgroup(path) { path } else { &below };
+        if !is_cgroup(chosen) {
+            let [absolute, below] = [path, &below].map(|path| path.display().to_string());
+            return Err(CgroupError::NoSuch { name: absolute.clone(), absolute, below });
+        }
         let chosen = fs::canonicalize(chosen)
             .map_err(|source| CgroupError::Read { path: chosen.to_owned(), source })?;
         if !chosen.starts_with(&self.mount) || !chosen.join("cgroup.procs").exists() {

@@ -1,6 +1,6 @@
 //! What the kernel programs report, read from their ring buffer.
 
-use super::{address::OriginalDestination, packet::Syn, programs::Original};
+use super::{packet::Syn, programs::Original};
 use aya::maps::{MapData, RingBuf};
 use redial_ebpf::{EVENT_GONE, EVENT_HANDSHAKE, EVENT_UNKNOWN_NETNS};
 use std::io;
@@ -9,12 +9,8 @@ use tokio::io::unix::AsyncFd;
 /// A held handshake: the client waits in SYN_SENT until its SYN is released or answered.
 #[derive(Clone, Debug)]
 pub struct Handshake {
-    pub socket_cookie: u64,
     pub netns_cookie: u64,
-    pub cgroup_id: u64,
-    pub destination: OriginalDestination,
-    /// SO_MARK of the client's socket, which the upstream socket is given too.
-    pub mark: u32,
+    pub original: Original,
     pub syn: Syn,
 }
 
@@ -36,6 +32,9 @@ pub enum Event {
     },
 }
 
+/// The most events that are taken at a time.
+const BATCH: usize = 256;
+
 /// The ring buffer, as a stream.
 pub struct EventStream {
     ring: AsyncFd<RingBuf<MapData>>,
@@ -49,16 +48,20 @@ impl EventStream {
         Ok(Self { ring })
     }
 
-    /// Waits for events, and hands over all that are there.
+    /// Waits for events, and hands over those that are there, up to a bound: there are other things to do.
     pub async fn next_batch(&mut self, mut each: impl FnMut(Event)) -> io::Result<()> {
         let mut ready = self.ring.readable_mut().await?;
-        while let Some(item) = ready.get_inner_mut().next() {
+        for _ in 0..BATCH {
+            let Some(item) = ready.get_inner_mut().next() else {
+                ready.clear_ready();
+                return Ok(());
+            };
             if let Some(event) = decode(&item) {
                 drop(item);
                 each(event);
             }
         }
-        ready.clear_ready();
+        ready.retain_ready();
         Ok(())
     }
 }
@@ -76,14 +79,9 @@ fn decode(bytes: &[u8]) -> Option<Event> {
         EVENT_HANDSHAKE => {
             let len = usize::try_from(raw.syn_len).ok()?;
             let event = match raw.syn.get(..len).and_then(Syn::parse) {
-                Some(syn) => Event::Handshake(Box::new(Handshake {
-                    socket_cookie,
-                    netns_cookie: raw.netns_cookie,
-                    cgroup_id: original.cgroup_id,
-                    destination: original.destination,
-                    mark: original.mark,
-                    syn,
-                })),
+                Some(syn) => {
+                    Event::Handshake(Box::new(Handshake { netns_cookie: raw.netns_cookie, original, syn }))
+                }
                 None => Event::Unreadable { socket_cookie },
             };
             Some(event)

@@ -9,7 +9,7 @@ use std::{
     ops::RangeInclusive,
     os::fd::{AsRawFd as _, FromRawFd as _},
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::unix::AsyncFd;
 
 /// Clamped by net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
@@ -70,15 +70,15 @@ impl Listener {
         self.address
     }
 
-    /// Waits until there may be a connection.
+    /// Waits until there may be a connection that was not there the last time. All that there are have to be accepted then.
     pub async fn readable(&self) -> io::Result<()> {
-        self.listener.readable().await?.retain_ready();
+        self.listener.readable().await?.clear_ready();
         Ok(())
     }
 
     /// A connection that is there now, non-blocking, with the client's address.
     pub fn accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
-        match self.listener.try_io(Interest::READABLE, accept_nonblocking) {
+        match accept_nonblocking(self.listener.get_ref()) {
             Ok((stream, client)) => Ok(Some((stream, client))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),

@@ -10,18 +10,22 @@ use super::{
 };
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, SockOps,
         cgroup_skb::CgroupSkbLink, cgroup_sock_addr::CgroupSockAddrLink, sock_ops::SockOpsLink,
     },
 };
 use ipnet::IpNet;
+use nix::{
+    libc,
+    time::{ClockId, clock_gettime},
+};
 use redial_ebpf::{
     ClientKey, Counter, ENGINE_FULL, ENGINE_HELD, Engine, VERDICT_CONNECTED, VERDICT_TIMED_OUT, Verdict,
 };
 use serde::Serialize;
-use std::{fs::File, io, net::SocketAddr};
+use std::{fs::File, io, net::SocketAddr, time::Duration};
 
 include!(concat!(env!("OUT_DIR"), "/programs.rs"));
 
@@ -31,6 +35,8 @@ const NAMES: [&str; 4] =
     ["redial_getpeername4", "redial_getpeername6", "redial_getsockname4", "redial_getsockname6"];
 const SOCKOPS: &str = "redial_sockops";
 const EGRESS: &str = "redial_egress";
+/// Only where there is an entry (linux/bpf.h).
+const BPF_EXIST: u64 = 2;
 
 /// When a client's connect() is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -41,6 +47,16 @@ pub enum HandshakeMode {
     Held,
     /// At once, before the upstream connection is made.
     Eager,
+}
+
+impl HandshakeMode {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Eager => "eager",
+        }
+    }
 }
 
 /// Destinations that are never intercepted.
@@ -56,6 +72,7 @@ pub struct Original {
     pub socket_cookie: u64,
     pub cgroup_id: u64,
     pub destination: OriginalDestination,
+    /// SO_MARK of the client's socket, which the upstream socket is given too.
     pub mark: u32,
 }
 
@@ -65,6 +82,7 @@ pub struct Programs {
     engines: HashMap<MapData, u64, Engine>,
     verdicts: HashMap<MapData, u64, Verdict>,
     originals: HashMap<MapData, ClientKey, redial_ebpf::Original>,
+    heartbeat: Array<MapData, u64>,
     handshake: HandshakeMode,
     full: bool,
 }
@@ -75,16 +93,11 @@ pub struct KernelCounters(PerCpuArray<MapData, u64>);
 /// The links that make a cgroup a workload. Dropping it detaches the programs.
 #[derive(Debug)]
 pub struct Attachment {
-    intake: Option<Intake>,
+    /// What brings new connections in. Dropped first when another agent takes over.
+    intake: Vec<CgroupSockAddrLink>,
     _names: Vec<CgroupSockAddrLink>,
     _sockops: SockOpsLink,
     _egress: Option<CgroupSkbLink>,
-}
-
-/// The links that bring new connections in. Dropped first when another agent takes over.
-#[derive(Debug)]
-pub struct Intake {
-    _connect: Vec<CgroupSockAddrLink>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +158,8 @@ impl Programs {
                 .map_err(map_error("VERDICTS"))?,
             originals: HashMap::try_from(take(&mut ebpf, redial_ebpf::ORIGINALS)?)
                 .map_err(map_error("ORIGINALS"))?,
+            heartbeat: Array::try_from(take(&mut ebpf, redial_ebpf::HEARTBEAT)?)
+                .map_err(map_error("HEARTBEAT"))?,
             ebpf,
             handshake,
             full: false,
@@ -168,11 +183,10 @@ impl Programs {
             .into_iter()
             .map(|program| self.attach_sock_addr(program, &directory, name))
             .collect::<Result<_, _>>()?;
-        let connect = [CONNECT4, CONNECT6]
+        let intake = [CONNECT4, CONNECT6]
             .into_iter()
             .map(|program| self.attach_sock_addr(program, &directory, name))
             .collect::<Result<_, _>>()?;
-        let intake = Some(Intake { _connect: connect });
         Ok(Attachment { intake, _names: names, _sockops: sockops, _egress: egress })
     }
 
@@ -211,19 +225,22 @@ impl Programs {
 
     /// The upstream connection exists: getsockname() answers with `local`, and the client's SYNs pass.
     pub fn connected(&mut self, socket_cookie: u64, local: SocketAddr) -> Result<(), InterceptError> {
-        let verdict = Verdict { local: endpoint(local), kind: VERDICT_CONNECTED, padding: 0 };
-        self.verdicts.insert(socket_cookie, verdict, 0).map_err(map_error("VERDICTS"))
+        self.decide(socket_cookie, Verdict { local: endpoint(local), kind: VERDICT_CONNECTED, padding: 0 })
     }
 
     /// Nothing answered: the client's connect() ends with ETIMEDOUT when its SYN timer next fires.
     pub fn timed_out(&mut self, socket_cookie: u64) -> Result<(), InterceptError> {
-        let verdict = Verdict { kind: VERDICT_TIMED_OUT, ..Verdict::default() };
-        self.verdicts.insert(socket_cookie, verdict, 0).map_err(map_error("VERDICTS"))
+        self.decide(socket_cookie, Verdict { kind: VERDICT_TIMED_OUT, ..Verdict::default() })
     }
 
-    /// Forgets what was decided about a client that has gone.
-    pub fn forget(&mut self, socket_cookie: u64) {
-        let _ = self.verdicts.remove(&socket_cookie);
+    /// Changes the entry that the program made for a socket. Where there is none the client has gone.
+    fn decide(&mut self, socket_cookie: u64, verdict: Verdict) -> Result<(), InterceptError> {
+        match self.verdicts.insert(socket_cookie, verdict, BPF_EXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                Ok(())
+            }
+            result => result.map_err(map_error("VERDICTS")),
+        }
     }
 
     /// Where a connection that was accepted without a held handshake was meant to go. Answers once.
@@ -237,6 +254,13 @@ impl Programs {
         let original = self.originals.get(&key, 0).ok()?;
         let _ = self.originals.remove(&key);
         Some(Original::from(&original))
+    }
+
+    /// Says that the agent turns. Connections go direct a few seconds after the last time.
+    pub fn beat(&mut self) -> Result<(), InterceptError> {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.heartbeat.set(0, now, 0).map_err(map_error("HEARTBEAT"))
     }
 
     fn flags(&self) -> u32 {
@@ -289,10 +313,9 @@ impl KernelCounters {
 }
 
 impl Attachment {
-    /// Takes the links that bring new connections in. Dropping them sends new connections past this agent, while
-    /// those that it has are served on.
-    pub fn take_intake(&mut self) -> Option<Intake> {
-        self.intake.take()
+    /// Sends new connections past this agent, while those that it has are served on.
+    pub fn stop_intake(&mut self) {
+        self.intake.clear();
     }
 }
 
@@ -337,9 +360,10 @@ fn exclude(ebpf: &mut Ebpf, exclusions: &Exclusions) -> Result<(), InterceptErro
     let mut ranges: LpmTrie<MapData, [u8; 16], u32> =
         LpmTrie::try_from(take(ebpf, redial_ebpf::EXCLUDED_RANGES)?).map_err(map_error("EXCLUDED_RANGES"))?;
     for range in &exclusions.ranges {
-        let prefix = u32::from(range.prefix_len()) + if range.network().is_ipv4() { 96 } else { 0 };
+        let (family, above) = if range.network().is_ipv4() { (4, 96) } else { (6, 0) };
+        let prefix = u32::from(range.prefix_len()) + above;
         ranges
-            .insert(&Key::new(prefix, octets(range.network())), 1, 0)
+            .insert(&Key::new(prefix, octets(range.network())), family, 0)
             .map_err(map_error("EXCLUDED_RANGES"))?;
     }
     Ok(())

@@ -41,7 +41,6 @@ pub struct WorkloadStatus {
     pub cgroup: PathBuf,
     /// The cookies of the network namespaces in which the workload has an engine.
     pub network_namespaces: Vec<u64>,
-    pub connections_active: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,7 +157,6 @@ pub(super) mod tests {
                 name: "web".to_owned(),
                 cgroup: "/sys/fs/cgroup/web".into(),
                 network_namespaces: vec![4_026_531_840],
-                connections_active: 2,
             }],
             policies: vec![PolicyStatus { name: "default".to_owned(), origin: "built in".to_owned() }],
             totals: Totals {

@@ -141,7 +141,12 @@ fn connected(stream: net::TcpStream) -> io::Result<net::TcpStream> {
 
 fn is_writable(stream: &net::TcpStream) -> io::Result<bool> {
     let mut descriptors = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
-    Ok(poll(&mut descriptors, PollTimeout::ZERO)? > 0)
+    match poll(&mut descriptors, PollTimeout::ZERO) {
+        Ok(ready) => Ok(ready > 0),
+        // A signal came: whether it is writable will be seen by waiting.
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Dialer {

@@ -128,7 +128,15 @@ async fn one_way(
             Read::End => break,
         }
         if !written {
-            write_rest(to.stream, &rest).await.map_err(|error| to.broken(error))?;
+            match from.side {
+                // A client that has given up is not kept waiting for by a server that does not read.
+                Side::Client => tokio::select! {
+                    written = write_rest(to.stream, &rest) => written.map_err(|error| to.broken(error))?,
+                    broken = breaks(from) => return Err(broken),
+                },
+                // What a server said before it reset the connection is still the client's to read.
+                Side::Upstream => write_rest(to.stream, &rest).await.map_err(|error| to.broken(error))?,
+            }
             rest = Vec::new();
         }
     }
@@ -172,19 +180,13 @@ fn pass_on(
     Ok((Read::Bytes(u64::try_from(count).unwrap_or(u64::MAX)), left.is_empty()))
 }
 
-/// `None` where there is nothing to read now.
+/// `None` where there is nothing to read now. A read that does not fill the buffer says nothing about what is left: it also
+/// stops in front of an urgent byte.
 fn try_read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    let mut count = None;
-    let result = stream.try_io(Interest::READABLE, || {
-        let read = nix::unistd::read(stream, buffer)?;
-        count = Some(read);
-        // A read that did not fill the buffer has emptied the socket: to say so now saves the read that would find
-        // out. The end of the stream is remembered by the reactor beside this.
-        if (1..buffer.len()).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-    });
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        Ok(()) | Err(_) => Ok(count),
+    match stream.try_read(buffer) {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -234,13 +236,14 @@ impl Broken {
 
 #[cfg(test)]
 mod tests {
-    use super::{Moved, prepare, relay};
+    use super::{Moved, prepare, relay, reset};
     use crate::reason::Reason;
     use socket2::SockRef;
-    use std::net::Ipv4Addr;
+    use std::{net::Ipv4Addr, time::Duration};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::{TcpListener, TcpStream},
+        time::timeout,
     };
 
     async fn pair() -> (TcpStream, TcpStream) {
@@ -251,23 +254,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_urgent_byte_stays_in_the_stream() {
+    async fn an_urgent_byte_stays_in_the_stream_and_stops_nothing() {
         let (mut application, client) = pair().await;
         let (upstream, mut server) = pair().await;
         prepare(&client, &upstream);
+        application.write_all(b"before").await.unwrap();
+        SockRef::from(&application).send_out_of_band(b"!").unwrap();
+        application.write_all(b"after").await.unwrap();
         let moved = Moved::default();
         let talk = async {
-            application.write_all(b"before").await.unwrap();
-            SockRef::from(&application).send_out_of_band(b"!").unwrap();
-            application.write_all(b"after").await.unwrap();
-            application.shutdown().await.unwrap();
-            let mut received = Vec::new();
-            server.read_to_end(&mut received).await.unwrap();
-            drop(server);
+            let mut received = [0; 12];
+            server.read_exact(&mut received).await.unwrap();
+            drop((application, server));
             received
         };
-        let (reason, received) = tokio::join!(relay(&client, &upstream, &moved), talk);
-        assert_eq!(received, b"before!after");
-        assert_eq!((reason, moved.sent.get()), (Reason::Closed, 12));
+        let (_, received) = tokio::join!(relay(&client, &upstream, &moved), talk);
+        assert_eq!(&received, b"before!after");
+        assert_eq!(moved.sent.get(), 12);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_resets_does_not_wait_for_a_server_that_does_not_read() {
+        let (mut application, client) = pair().await;
+        let (upstream, server) = pair().await;
+        let moved = Moved::default();
+        let talk = async {
+            // Until both connections' buffers are full.
+            let flood = vec![0; 1 << 16];
+            while timeout(Duration::from_millis(300), application.write_all(&flood)).await.is_ok() {}
+            reset(&application);
+            drop(application);
+        };
+        let (reason, ()) = tokio::join!(relay(&client, &upstream, &moved), talk);
+        assert_eq!(reason, Reason::ClientReset);
+        drop(server);
     }
 }
