@@ -6,6 +6,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use redial_tests::agent::{Agent, Options, Record};
 use redial_tests::dial::Dial;
+use redial_tests::firewall::{Fate, Firewall};
 use redial_tests::script::{Played, Step};
 use redial_tests::upstream::Upstream;
 use redial_tests::world::{Family, SERVER_V4, World};
@@ -33,6 +34,11 @@ fn connection(client: &[Step], server: &[Step], check: impl Fn(&[Played], &[Play
 
 fn send(text: &str) -> Step {
     Step::Send(text.to_owned())
+}
+
+/// Bytes that do not come are a failure, and not a test without an end.
+fn patience() -> Step {
+    Step::ReceiveTimeout(10_000)
 }
 
 fn text(text: &str) -> Played {
@@ -121,6 +127,55 @@ fn an_idle_connection_stays_open() -> Result<()> {
             assert_eq!(record.reason, "closed");
         },
     )
+}
+
+/// It arrives in the stream where it stood, so that a server that reads its stream gets every byte.
+#[test]
+fn an_urgent_byte_arrives_where_it_stood() -> Result<()> {
+    let urgent = || Step::SendUrgent("!".to_owned());
+    connection(
+        &[patience(), send("before"), urgent(), send("after"), Step::Receive(10), Step::Shutdown],
+        &[patience(), Step::Receive(12), send("yes"), urgent(), send("really"), Step::ReceiveAll],
+        |client, server, record| {
+            assert_eq!(server[1], text("before!after"));
+            assert_eq!(client[4], text("yes!really"));
+            assert_eq!((record.bytes_sent, record.bytes_received), (12, 10));
+            assert_eq!(record.reason, "closed");
+        },
+    )
+}
+
+/// A read stops at an urgent byte. What the client sent after it, before the agent first read, is not left lying.
+#[test]
+fn an_urgent_byte_that_waits_with_others_holds_nothing_up() -> Result<()> {
+    let world = World::new("urgent")?;
+    let options = Options { arguments: &["--handshake", "eager"], ..Options::default() };
+    let _agent = Agent::start_with(&[&world.cgroup], &options)?;
+    let firewall = Firewall::new(&world.server)?;
+    firewall.set(PORT, Fate::Drop)?;
+    let mut client = world.start_dial(&Dial::to(Family::V4.server(PORT)).play(&[
+        send("before"),
+        Step::SendUrgent("!".to_owned()),
+        send("after"),
+        Step::Pause,
+        patience(),
+        Step::Receive(3),
+    ]))?;
+    client.wait_paused()?;
+    // All of it is with the agent now, which still tries to connect.
+    let server = Upstream::start(
+        &world.server,
+        Family::V4.server(PORT),
+        &[patience(), Step::Receive(12), send("yes")],
+    )?;
+    firewall.clear()?;
+    client.resume()?;
+    assert_eq!(
+        server.wait_played(1)?[0].played,
+        Some(vec![Played::Done, text("before!after"), Played::Done])
+    );
+    assert_eq!(client.finish()?.step(5), Some(&text("yes")));
+    Ok(())
 }
 
 /// Clients that close right after a few bytes, as those of a log or of a metric do: the connection to the server may not

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use redial_tests::agent::{Agent, Options};
+use redial_tests::agent::{Agent, Options, admin_socket};
 use redial_tests::dial::Dial;
 use redial_tests::netns::Netns;
 use redial_tests::script::{Played, Step};
@@ -96,16 +96,28 @@ fn a_namespace_that_comes_later_is_served_too() -> Result<()> {
     Ok(())
 }
 
+/// What an agent has for a workload goes with the workload's cgroup.
 #[test]
-fn a_workload_whose_cgroup_goes_is_dropped() -> Result<()> {
-    let (stays, goes) = (World::new("stays")?, World::new("goes")?);
+fn a_workload_that_goes_leaves_nothing_in_the_agent() -> Result<()> {
+    let stays = World::new("stays")?;
+    let alone = {
+        let agent = Agent::start(&[&stays.cgroup])?;
+        use_once(&stays, &agent, 1)?;
+        agent.descriptors()?
+    };
+    let goes = World::new("goes")?;
     let agent = Agent::start(&[&stays.cgroup, &goes.cgroup])?;
     use_once(&stays, &agent, 1)?;
     use_once(&goes, &agent, 2)?;
     let workloads = || -> Result<String> { Ok(agent.metrics()?.sum("redial_workloads", &[]).to_string()) };
     assert_eq!(workloads()?, "2");
+    assert!(agent.descriptors()?.len() > alone.len());
+    let socket = admin_socket(&goes.cgroup)?;
+    assert!(socket.exists(), "{}", socket.display());
     drop(goes);
     until("one workload less", || Ok(workloads()? == "1"))?;
+    until_descriptors(&agent, &alone)?;
+    assert!(!socket.exists(), "{} stays behind", socket.display());
     use_once(&stays, &agent, 3)
 }
 
