@@ -219,7 +219,7 @@ impl Agent {
         tracing::info!(
             workloads = self.node.workload_count(),
             policies = self.node.policy_count(),
-            handshake = self.settings.handshake.as_str(),
+            handshake = %self.settings.handshake.as_str(),
             "ready"
         );
     }
