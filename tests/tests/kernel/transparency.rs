@@ -110,6 +110,25 @@ fn excluded_ports_and_ranges_are_left_alone() -> Result<()> {
     Ok(())
 }
 
+/// IPv4 destinations are not part of `::/0`, also where a client writes them as IPv6 addresses.
+#[test]
+fn a_range_of_one_family_leaves_the_other_intercepted() -> Result<()> {
+    for (range, excluded) in [("::/0", Family::V6), ("0.0.0.0/0", Family::V4)] {
+        let world = World::new("family")?;
+        let firewall = Firewall::new(&world.server)?;
+        let options = Options { arguments: &["--exclude-cidr", range], ..Options::default() };
+        let _agent = Agent::start_with(&[&world.cgroup], &options)?;
+        for (port, family) in (PORT..).zip(Family::ALL) {
+            let to = family.said(family.server(port));
+            assert_refused(&world.dial(&Dial::to(to))?);
+            let is_excluded = family.server(port).is_ipv6() == (excluded == Family::V6);
+            let attempts = if is_excluded { 1 } else { 3 };
+            assert_eq!(firewall.attempts_to(port)?, attempts, "{to} with {range} excluded");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn bound_sockets_are_left_alone() -> Result<()> {
     let world = World::new("bound")?;
