@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cgroup::Cgroup;
@@ -209,6 +210,15 @@ impl Agent {
         let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP response")?;
         ensure!(head.starts_with("HTTP/1.1 200"), "the metrics answered {head}");
         Metrics::parse(body)
+    }
+
+    /// Its part of what `redial status` says of every agent of this machine.
+    pub fn status(&self) -> Result<Value> {
+        let output = Command::new(binary()?).args(["status", "--output", "json"]).output()?;
+        ensure!(output.status.success(), "{output:?}");
+        let agents: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+        let own = agents.into_iter().find(|status| status["pid"] == self.pid());
+        own.context("the agent is not among those of this machine")
     }
 
     #[must_use]

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use redial_tests::agent::{Agent, Metrics, Options, Record, admin_socket, binary};
 use redial_tests::dial::{Dial, Wait};
 use redial_tests::firewall::{Fate, Firewall};
-use redial_tests::script::Step;
+use redial_tests::script::{Played, Step};
 use redial_tests::upstream::Upstream;
 use redial_tests::world::{Family, World};
 use serde_json::{Value, json};
@@ -102,6 +102,34 @@ fn abandoned_connects_leave_nothing_behind() -> Result<()> {
     Ok(())
 }
 
+/// Many a client resets before the agent has accepted it: its server hears of that, and nothing is kept for it.
+#[test]
+fn clients_that_reset_at_once_leave_nothing_behind() -> Result<()> {
+    const CLIENTS: usize = 300;
+    let world = World::new("resets")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    let server = Upstream::start(&world.server, Family::V4.server(80), &[Step::ReceiveAll])?;
+    let dial = Dial::to(Family::V4.server(80)).play(&[Step::Reset]);
+    let clients: Vec<_> = (0..CLIENTS).map(|_| world.start_dial(&dial)).collect::<Result<_>>()?;
+    for client in clients {
+        assert_eq!(client.finish()?.errno, None);
+    }
+    wait_at_most(Duration::from_secs(2), "an agent without connections", || {
+        Ok(agent.status()?["connections_active"] == 0)
+    })?;
+    let metrics = agent.metrics()?;
+    for gauge in ["redial_connections_active", "redial_handshakes_held"] {
+        assert_eq!(metrics.sum(gauge, &[]).to_string(), "0", "{gauge}");
+    }
+    assert_eq!(metrics.sum("redial_interceptions_total", &[("action", "held")]).to_string(), "300");
+    let reset = Some(vec![Played::Failed("ECONNRESET".to_owned())]);
+    let seen = server.wait_played(CLIENTS)?;
+    let otherwise: Vec<_> = seen.iter().filter(|seen| seen.played != reset).collect();
+    assert!(otherwise.is_empty(), "{} of {} were not reset: {otherwise:?}", otherwise.len(), seen.len());
+    assert_eq!(agent.wait_records(80, CLIENTS)?.len(), CLIENTS);
+    Ok(())
+}
+
 /// As logrotate does it.
 #[test]
 fn after_sighup_the_access_log_is_a_new_file() -> Result<()> {
@@ -165,7 +193,7 @@ fn status_tells_what_the_agent_does() -> Result<()> {
     let mut open = world.start_dial(&Dial::to(Family::V4.server(80)).play(&[Step::Pause]))?;
     open.wait_paused()?;
 
-    let status = json_status(&agent)?;
+    let status = agent.status()?;
     assert_eq!((&status["ready"], &status["draining"]), (&json!(true), &json!(false)));
     let name = world.cgroup.path().file_name().context("no name")?.to_string_lossy().into_owned();
     let workload = &status["workloads"][0];
@@ -236,14 +264,14 @@ fn status_tells_what_the_agent_does() -> Result<()> {
     agent.write_config(&TWO_POLICIES.replace("maxConnectAttempts: 1", "maxConnectAttempts: 0"))?;
     agent.signal(Signal::SIGHUP)?;
     agent.wait_log("maxConnectAttempts")?;
-    let status = json_status(&agent)?;
+    let status = agent.status()?;
     let error = status["last_config_error"].as_str().unwrap_or_default();
     assert!(error.contains("policy.yaml:13") && error.contains("maxConnectAttempts"), "{status}");
     let said = text()?;
     assert!(said.contains("not reloaded") && said.contains(error), "{said}");
     agent.write_config(TWO_POLICIES)?;
     agent.signal(Signal::SIGHUP)?;
-    wait_for("the good policies", || Ok(json_status(&agent)?["last_config_error"].is_null()))?;
+    wait_for("the good policies", || Ok(agent.status()?["last_config_error"].is_null()))?;
     assert!(!text()?.contains("not reloaded"));
 
     open.finish()?;
@@ -276,15 +304,6 @@ fn redial_status(arguments: &[&OsStr]) -> Result<Output> {
     Ok(Command::new(binary()?).arg("status").args(arguments).output()?)
 }
 
-/// The agent's part of what `redial status` says of every agent of this machine.
-fn json_status(agent: &Agent) -> Result<Value> {
-    let output = redial_status(&["--output", "json"].map(OsStr::new))?;
-    ensure!(output.status.success(), "{output:?}");
-    let agents: Vec<Value> = serde_json::from_slice(&output.stdout)?;
-    let own = agents.into_iter().find(|status| status["pid"] == json!(agent.pid()));
-    own.context("the agent is not among those of this machine")
-}
-
 fn nonzero(counts: &Value) -> Vec<(&str, u64)> {
     let all = counts.as_object().into_iter().flatten();
     all.map(|(word, count)| (word.as_str(), count.as_u64().unwrap_or_default()))
@@ -292,8 +311,12 @@ fn nonzero(counts: &Value) -> Vec<(&str, u64)> {
         .collect()
 }
 
-fn wait_for(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+fn wait_for(what: &str, is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_at_most(Duration::from_secs(30), what, is_so)
+}
+
+fn wait_at_most(patience: Duration, what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + patience;
     while !is_so()? {
         ensure!(Instant::now() < deadline, "{what} did not come");
         sleep(Duration::from_millis(10));
