@@ -26,7 +26,8 @@ impl Cgroup {
         Self::at(&self.path.join(name))
     }
 
-    fn at(path: &Path) -> Result<Self> {
+    /// A cgroup at a path where there is none.
+    pub fn at(path: &Path) -> Result<Self> {
         fs::create_dir(path)
             .with_context(|| format!("creating the cgroup {}; these tests need root", path.display()))?;
         Ok(Self { path: path.to_owned() })

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use redial_tests::agent::{Agent, Options, admin_socket};
+use redial_tests::cgroup::Cgroup;
 use redial_tests::dial::Dial;
 use redial_tests::netns::Netns;
 use redial_tests::script::{Played, Step};
@@ -119,6 +120,37 @@ fn a_workload_that_goes_leaves_nothing_in_the_agent() -> Result<()> {
     until_descriptors(&agent, &alone)?;
     assert!(!socket.exists(), "{} stays behind", socket.display());
     use_once(&stays, &agent, 3)
+}
+
+/// As a service does when it is restarted: its cgroup has the same path then and is another one.
+#[test]
+fn a_cgroup_that_is_made_again_is_enrolled_again() -> Result<()> {
+    for at_once in [false, true] {
+        let mut world = World::new("again")?;
+        let mut agent = Agent::start(&[&world.cgroup])?;
+        use_once(&world, &agent, 1)?;
+        let path = world.cgroup.path().to_owned();
+        drop(world.cgroup);
+        if !at_once {
+            agent.wait_log("cgroup is gone")?;
+            assert_eq!(agent.status()?["workloads"], serde_json::json!([]));
+            assert!(agent.is_running()?, "{}", agent.log()?);
+        }
+        world.cgroup = Cgroup::at(&path)?;
+        world.pause(&world.cgroup)?;
+        let server = Upstream::start(&world.server, Family::V4.server(PORT), &[Step::ReceiveAll])?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut connections = 0;
+        while agent.records()?.len() < 2 {
+            ensure!(Instant::now() < deadline, "{connections} went direct:\n{}", agent.log()?);
+            assert_eq!(world.dial(&Dial::to(Family::V4.server(PORT)))?.errno, None);
+            connections += 1;
+            server.wait_played(connections)?;
+        }
+        assert_eq!(agent.status()?["workloads"][0]["cgroup"], serde_json::json!(path));
+        assert!(agent.is_running()?);
+    }
+    Ok(())
 }
 
 /// As the namespaces of pods do, under the one cgroup that all pods are in.
