@@ -1,18 +1,20 @@
 //! An agent that dies, restarts, is replaced, or is told something wrong.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use redial_tests::agent::{Agent, Options};
-use redial_tests::dial::Dial;
+use redial_tests::agent::{Agent, Options, binary};
+use redial_tests::dial::{Dial, Wait};
 use redial_tests::firewall::{Fate, Firewall};
 use redial_tests::load::{self, Load, now};
 use redial_tests::script::{Played, Step};
 use redial_tests::upstream::Upstream;
-use redial_tests::world::{Family, Running, World};
+use redial_tests::world::{Family, Running, SERVER_V4, World};
+use serde_json::json;
 
 const PORT: u16 = 80;
 const DROPPED: u16 = 81;
@@ -161,6 +163,144 @@ fn a_second_agent_takes_over_without_a_failed_connection() -> Result<()> {
     long.wait_played(1)?;
     assert!(first.wait_exit()?.success());
     Ok(())
+}
+
+/// The drain timeout is for an agent that is told to stop, not for one that is replaced.
+#[test]
+fn what_is_open_at_a_take_over_stays_open() -> Result<()> {
+    let world = World::new("stays")?;
+    let _long =
+        Upstream::start(&world.server, Family::V4.server(LONG), &[Step::Send("hi".to_owned()), Step::Echo])?;
+    let _server = Upstream::start(&world.server, Family::V4.server(PORT), &[Step::ReceiveAll])?;
+    let options = || Options { arguments: &["--drain-timeout", "1s"], ..Options::default() };
+    let mut first = Agent::start_with(&[&world.cgroup], &options())?;
+    let script = [Step::Receive(2), Step::Pause, Step::Send("still".to_owned()), Step::Receive(5)];
+    let mut open = world.start_dial(&dial(LONG).play(&script))?;
+    open.wait_paused()?;
+
+    let second = Agent::start_with(&[&world.cgroup], &options())?;
+    first.wait_log("draining")?;
+    assert_eq!(world.dial(&dial(PORT))?.errno, None);
+    second.wait_record(PORT)?;
+    // Thrice the drain timeout.
+    sleep(Duration::from_secs(3));
+    assert!(first.is_running()?, "{}", first.log()?);
+    let state = |agent: &Agent| -> Result<_> {
+        let status = agent.status()?;
+        Ok(["ready", "draining", "connections_active"].map(|what| status[what].clone()))
+    };
+    assert_eq!(state(&first)?, [json!(false), json!(true), json!(1)]);
+    assert_eq!(state(&second)?, [json!(true), json!(false), json!(0)]);
+    open.resume()?;
+    assert_eq!(open.finish()?.step(3), Some(&Played::Text("still".to_owned())));
+    assert!(first.wait_exit()?.success());
+    assert_eq!(first.wait_record(LONG)?.reason, "closed");
+    assert_eq!(first.records_of(PORT)?.len(), 0);
+    Ok(())
+}
+
+/// What can fail comes before the take-over.
+#[test]
+fn a_second_agent_that_cannot_start_leaves_the_first_in_place() -> Result<()> {
+    let world = World::new("cannot")?;
+    let _server = Upstream::start(&world.server, Family::V4.server(PORT), &[Step::ReceiveAll])?;
+    let mut first = Agent::start(&[&world.cgroup])?;
+    let missing = world.cgroup.path().with_extension("missing");
+    let run = || -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        command.args(["run", "--cgroup"]).arg(world.cgroup.path());
+        Ok(command)
+    };
+    let mut unbindable = run()?;
+    // Of a range for documentation: no machine has it.
+    unbindable.args(["--metrics", "192.0.2.77:9"]);
+    let mut half = run()?;
+    half.arg("--cgroup").arg(missing);
+    let mut unlogged = run()?;
+    unlogged.args(["--access-log", "/proc/nowhere"]);
+    for (count, (mut second, complaint)) in
+        (1..).zip([(unbindable, "192.0.2.77:9"), (half, "missing"), (unlogged, "/proc/nowhere")])
+    {
+        let output = second.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(complaint), "{output:?}");
+        assert!(first.is_running()?, "{}", first.log()?);
+        assert_eq!(world.dial(&dial(PORT))?.errno, None);
+        first.wait_records(PORT, count)?;
+        assert_eq!(first.status()?["draining"], json!(false));
+    }
+    Ok(())
+}
+
+/// An agent that is stopped, as one that hangs, does not take the workload with it.
+#[test]
+fn a_hung_agent_is_passed_by() -> Result<()> {
+    let world = World::new("hung")?;
+    let firewall = Firewall::new(&world.server)?;
+    let server = Upstream::start(&world.server, Family::V4.server(PORT), &[Step::ReceiveAll])?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    assert_eq!(attempts(&world, &firewall, REFUSED)?, 3);
+    {
+        let _stopped = Stopped::new(&agent)?;
+        // Until its silence is noticed, connections wait for it.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let direct = loop {
+            let client = world.dial(&Dial { wait: Wait::AtMost(500), ..dial(PORT) })?;
+            if client.errno.is_none() {
+                break client;
+            }
+            ensure!(Instant::now() < deadline, "connections go on waiting: {client:?}");
+        };
+        assert_eq!(direct.local, Some(server.wait_played(1)?[0].peer));
+        assert_eq!(attempts(&world, &firewall, REFUSED)?, 1);
+    }
+    until_attempts(&world, &firewall, REFUSED, 3)?;
+    let metrics = agent.metrics()?;
+    let passed = metrics.sum("redial_interceptions_total", &[("action", "passed_hung_agent")]);
+    assert!(passed >= 2.0, "{passed} passed");
+    assert_eq!(server.seen().len(), 1, "nobody connects for a client that has given up");
+    Ok(())
+}
+
+/// A stopped agent, until this is dropped.
+struct Stopped<'a>(&'a Agent);
+
+impl<'a> Stopped<'a> {
+    fn new(agent: &'a Agent) -> Result<Self> {
+        agent.signal(Signal::SIGSTOP)?;
+        Ok(Self(agent))
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        drop(self.0.signal(Signal::SIGCONT));
+    }
+}
+
+/// The name server has got the question and will not answer: until that is noticed, connections are made.
+#[test]
+fn a_reload_that_waits_for_dns_holds_no_connection_up() -> Result<()> {
+    const UNRESOLVED: &str = "cannot resolve";
+    let world = World::new("silentdns")?;
+    let _server = Upstream::start(&world.server, Family::V4.server(PORT), &[Step::ReceiveAll])?;
+    let silent = world.server.run(|| Ok(UdpSocket::bind((SERVER_V4, 53))?))?;
+    silent.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let files = tempfile::tempdir()?;
+    let resolv_conf = files.path().join("resolv.conf");
+    std::fs::write(&resolv_conf, format!("nameserver {SERVER_V4}\noptions timeout:1 attempts:1\n"))?;
+    let arguments = ["--resolv-conf", resolv_conf.to_str().unwrap_or_default()];
+    let options = Options { config: Some(&policy(2)), arguments: &arguments, netns: Some(&world.pod) };
+    let mut agent = Agent::start_with(&[&world.cgroup], &options)?;
+
+    agent.write_config(&policy(4).replace("spec:", "spec:\n  to: [{hosts: [db.test]}]"))?;
+    agent.signal(Signal::SIGHUP)?;
+    silent.recv_from(&mut [0; 512])?;
+    assert_eq!(world.dial(&dial(PORT))?.errno, None);
+    let log = agent.log()?;
+    assert!(!log.contains(UNRESOLVED), "the connection waited for the resolver:\n{log}");
+    agent.wait_record(PORT)?;
+    agent.wait_log(UNRESOLVED)
 }
 
 #[test]
