@@ -41,6 +41,8 @@ pub struct Options<'a> {
     pub arguments: &'a [&'a str],
     /// The namespace that the agent itself runs in, where that is not the machine's.
     pub netns: Option<&'a Netns>,
+    /// Where it is to serve its metrics; without one, at an address of its own.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// One line of the access log.
@@ -93,7 +95,10 @@ impl Agent {
     /// Starts an agent and waits until it has enrolled the cgroups.
     pub fn start_with(cgroups: &[&Cgroup], options: &Options<'_>) -> Result<Self> {
         let files = TempDir::new()?;
-        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let metrics = match options.metrics {
+            Some(address) => address,
+            None => (Ipv4Addr::LOCALHOST, free_port()?).into(),
+        };
         let mut command = Command::new(binary()?);
         command.arg("run");
         for cgroup in cgroups {
@@ -199,6 +204,12 @@ impl Agent {
         let mut records = self.records()?;
         records.retain(|record| record.original_destination.port() == port);
         Ok(records)
+    }
+
+    /// Where its metrics are.
+    #[must_use]
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
     }
 
     pub fn metrics(&self) -> Result<Metrics> {

@@ -113,7 +113,12 @@ fn a_retry_goes_to_another_address_of_the_name() -> Result<()> {
     let arguments = ["--resolv-conf", resolv_conf.to_str().unwrap_or_default()];
     let config = document("  to: [{hosts: [db.test], ports: [80]}]\n  tcp: {maxConnectAttempts: 2}");
     // The agent itself runs where the name server can be reached.
-    let options = Options { config: Some(&config), arguments: &arguments, netns: Some(&world.pod) };
+    let options = Options {
+        config: Some(&config),
+        arguments: &arguments,
+        netns: Some(&world.pod),
+        ..Options::default()
+    };
     let agent = Agent::start_with(&[&world.cgroup], &options)?;
 
     let other: SocketAddr = "10.1.0.3:80".parse()?;

@@ -1,6 +1,6 @@
 //! An agent that dies, restarts, is replaced, or is told something wrong.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -232,6 +232,42 @@ fn a_second_agent_that_cannot_start_leaves_the_first_in_place() -> Result<()> {
     Ok(())
 }
 
+/// Of the agent that it replaces, as a rule. The kernel does not say whose an address is.
+#[test]
+fn a_second_agent_waits_for_a_metrics_address_that_is_taken() -> Result<()> {
+    let world = World::new("metrics")?;
+    let _server = Upstream::start(&world.server, Family::V4.server(PORT), &[Step::ReceiveAll])?;
+    let mut first = Agent::start(&[&world.cgroup])?;
+    let at = |address| Options { metrics: Some(address), ..Options::default() };
+    let mut second = Agent::start_with(&[&world.cgroup], &at(first.metrics_address()))?;
+    assert!(first.wait_exit()?.success());
+    serves(&world, &second)?;
+
+    let stranger = TcpListener::bind("127.0.0.1:0")?;
+    let mut third = Agent::start_with(&[&world.cgroup], &at(stranger.local_addr()?))?;
+    assert!(second.wait_exit()?.success());
+    third.wait_log("cannot listen on")?;
+    assert!(third.is_running()?, "{}", third.log()?);
+    drop(stranger);
+    serves(&world, &third)
+}
+
+/// Makes the agent's first connection, and waits for the metrics to tell of it.
+fn serves(world: &World, agent: &Agent) -> Result<()> {
+    assert_eq!(world.dial(&dial(PORT))?.errno, None);
+    agent.wait_record(PORT)?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let metrics = loop {
+        match agent.metrics() {
+            Ok(metrics) => break metrics,
+            Err(error) => ensure!(Instant::now() < deadline, "{error:#}\n{}", agent.log()?),
+        }
+        sleep(Duration::from_millis(20));
+    };
+    assert_eq!(metrics.sum("redial_connections_total", &[("reason", "closed")]).to_string(), "1");
+    Ok(())
+}
+
 /// An agent that is stopped, as one that hangs, does not take the workload with it.
 #[test]
 fn a_hung_agent_is_passed_by() -> Result<()> {
@@ -290,7 +326,12 @@ fn a_reload_that_waits_for_dns_holds_no_connection_up() -> Result<()> {
     let resolv_conf = files.path().join("resolv.conf");
     std::fs::write(&resolv_conf, format!("nameserver {SERVER_V4}\noptions timeout:1 attempts:1\n"))?;
     let arguments = ["--resolv-conf", resolv_conf.to_str().unwrap_or_default()];
-    let options = Options { config: Some(&policy(2)), arguments: &arguments, netns: Some(&world.pod) };
+    let options = Options {
+        config: Some(&policy(2)),
+        arguments: &arguments,
+        netns: Some(&world.pod),
+        ..Options::default()
+    };
     let mut agent = Agent::start_with(&[&world.cgroup], &options)?;
 
     agent.write_config(&policy(4).replace("spec:", "spec:\n  to: [{hosts: [db.test]}]"))?;
