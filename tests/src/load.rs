@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use socket2::SockRef;
 
 use crate::script::{Step, errno_name};
 
@@ -27,6 +28,8 @@ pub struct Load {
     pub threads: usize,
     /// How long each thread rests between exchanges.
     pub rest_ms: u64,
+    /// Resets each connection as soon as it is made, instead of the exchange.
+    pub reset: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -61,7 +64,10 @@ impl Load {
             let started_us = now();
             let connected = TcpStream::connect(self.to);
             let connected_us = now();
-            let failed = connected.and_then(exchange).err().map(|error| errno_name(&error));
+            let failed = connected
+                .and_then(|stream| if self.reset { reset(&stream) } else { exchange(stream) })
+                .err()
+                .map(|error| errno_name(&error));
             exchanges.push(Exchange { started_us, connected_us, ended_us: now(), failed });
             thread::sleep(Duration::from_millis(self.rest_ms));
         }
@@ -85,6 +91,11 @@ fn exchange(mut stream: TcpStream) -> io::Result<()> {
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidData, "not what was sent"))
     }
+}
+
+/// The RST goes out when the stream is dropped.
+fn reset(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
 /// Microseconds of the machine's monotonic clock, which all processes share.

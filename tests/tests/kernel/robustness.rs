@@ -26,7 +26,7 @@ fn line_server(world: &World) -> Result<Upstream> {
 }
 
 fn busy() -> Load {
-    Load { to: Family::V4.server(PORT), threads: 4, rest_ms: 2 }
+    Load { to: Family::V4.server(PORT), threads: 4, rest_ms: 2, reset: false }
 }
 
 fn dial(port: u16) -> Dial {
