@@ -119,7 +119,7 @@ impl Arrival {
 
     async fn connect_held(self, engine: Rc<Engine>, mut client: Client, syn: Syn) {
         let node = Rc::clone(&self.node);
-        let held = node.metrics().handshake_held();
+        let _held = node.metrics().handshake_held();
         let mut progress = connect::Progress::default();
         let result = {
             let shared = node.shared();
@@ -137,7 +137,6 @@ impl Arrival {
                 result = attempts => result,
             }
         };
-        drop(held);
         let mut record = self.record(progress);
         let (upstream, endpoint) = match result {
             Ok(connected) => connected,
