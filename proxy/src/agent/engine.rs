@@ -82,10 +82,13 @@ impl Engine {
         receiver
     }
 
-    /// The client at this address is no longer expected.
+    /// The client at this address is no longer expected by whoever has dropped the receiver.
     pub fn forget(&self, client: SocketAddr) {
+        let mut released = self.released.borrow_mut();
         // A later client may have got the same port, and be expected by somebody else.
-        self.released.borrow_mut().retain(|address, sender| *address != client || !sender.is_closed());
+        if released.get(&client).is_some_and(oneshot::Sender::is_closed) {
+            released.remove(&client);
+        }
     }
 
     /// Takes in the clients that are there now: on loopback, one whose SYN was just released is.
@@ -99,7 +102,6 @@ impl Engine {
     fn accept_all(&self, node: &Rc<Node>, listener: &Listener) -> io::Result<()> {
         while let Some((stream, client)) = listener.accept()? {
             match self.take_expected(client) {
-                // Where the receiver has gone the stream is dropped, which is all that can be done with it.
                 Some(sender) => drop(sender.send(stream)),
                 None => serve::accepted(node, self, stream, client),
             }
@@ -108,7 +110,7 @@ impl Engine {
     }
 
     fn take_expected(&self, client: SocketAddr) -> Option<oneshot::Sender<TcpStream>> {
-        self.released.borrow_mut().remove(&client)
+        self.released.borrow_mut().remove(&client).filter(|sender| !sender.is_closed())
     }
 }
 

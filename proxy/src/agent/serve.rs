@@ -174,6 +174,7 @@ impl Arrival {
         match result {
             Ok(stream) => self.relay(stream, upstream, record),
             Err(reason) => {
+                drop(accepted);
                 engine.forget(syn.client());
                 relay::reset(&upstream);
                 record.reason = reason;
