@@ -34,10 +34,10 @@ impl<'a> Firewall<'a> {
         let firewall = Self { netns };
         firewall.nft(
             "table inet rig {
-                 set attempts { type inet_service . inet_service; flags dynamic; size 65535; }
+                 set attempts { typeof tcp dport . tcp sport . tcp sequence; flags dynamic; size 65535; }
                  chain count {
                      type filter hook prerouting priority raw;
-                     tcp flags & (fin|syn|rst|ack) == syn update @attempts { tcp dport . tcp sport }
+                     tcp flags & (fin|syn|rst|ack) == syn update @attempts { tcp dport . tcp sport . tcp sequence }
                  }
                  chain fate { type filter hook input priority filter; }
                  chain received { type filter hook prerouting priority mangle; }
@@ -64,23 +64,26 @@ impl<'a> Firewall<'a> {
         self.nft("flush chain inet rig fate")
     }
 
-    /// How many connections to a port were tried: each has a source port of its own, and a SYN that was sent again
-    /// counts once.
+    /// How many connections to a port were tried. A SYN that was sent again counts once: it has the same source port and
+    /// sequence number. A source port alone may be used again by the next attempt.
     pub fn attempts_to(&self, port: u16) -> Result<usize> {
         let listing = self.list(&["set", "inet", "rig", "attempts"])?;
-        let pairs = listing["nftables"]
+        let syns = listing["nftables"]
             .as_array()
             .into_iter()
             .flatten()
             .filter_map(|entry| entry["set"]["elem"].as_array())
             .flatten()
             .map(|element| &element["concat"])
-            .filter(|pair| pair[0].as_u64() == Some(port.into()));
+            .filter(|syn| syn[0].as_u64() == Some(port.into()));
         // The kernel may list an element twice where the set grows meanwhile.
-        let sources: BTreeSet<u64> = pairs
-            .map(|pair| pair[1].as_u64().with_context(|| format!("not a pair of ports: {pair}")))
+        let attempts: BTreeSet<(u64, u64)> = syns
+            .map(|syn| {
+                let number = |index: usize| syn[index].as_u64().with_context(|| format!("not a SYN: {syn}"));
+                Ok((number(1)?, number(2)?))
+            })
             .collect::<Result<_>>()?;
-        Ok(sources.len())
+        Ok(attempts.len())
     }
 
     /// Gives every packet for an address a mark as it comes in.
