@@ -3,6 +3,8 @@
 //! A value of these types is always sound, whatever document it came from; `dialect` turns documents into them.
 
 pub mod destination;
+pub mod headers;
+pub mod http;
 pub mod table;
 
 use std::fmt::{self, Display, Formatter};
@@ -12,6 +14,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub use destination::{Address, Destination, Host, Network};
+pub use headers::{HeaderMatcher, Headers, Pattern, ValueMatcher};
+pub use http::{AddedHeaders, ConnectFailure, HttpPolicy, Protocol, UpstreamMode};
 pub use table::{DuplicateName, Match, Table};
 
 use crate::retry::{BudgetPolicy, ConnectRetry};

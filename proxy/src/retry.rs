@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod budget;
 pub mod budgets;
 pub mod connect;
+pub mod request;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ pub use backoff::{Backoff, Jitter};
 pub use budget::{Budget, BudgetPolicy};
 pub use budgets::Budgets;
 pub use connect::ConnectRetry;
+pub use request::RequestRetry;
 
 use crate::reason::Reason;
 

@@ -1,0 +1,68 @@
+//! What redial does with the requests of a connection.
+
+use std::time::Duration;
+
+use crate::retry::RequestRetry;
+
+/// What a connection to a destination speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// Told by the first bytes that the client sends.
+    #[default]
+    Auto,
+    /// HTTP of any version, whatever the first bytes look like.
+    Http,
+    /// As `Http`; requests that are not gRPC are requests like any other.
+    Grpc,
+    /// Relayed untouched.
+    Tcp,
+}
+
+/// What holds for the requests to some destinations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpPolicy {
+    pub retry: RequestRetry,
+    /// For all tries and backoffs together, from the end of the request to the end of the response.
+    pub timeout: Option<Duration>,
+    /// How long neither side may send anything while a request is under way.
+    pub idle_timeout: Option<Duration>,
+    /// The most bytes of a request's body that are kept for a retry.
+    pub max_buffered_body: usize,
+    /// Whether `x-envoy-*` headers of a request change its policy. They are taken out where they do.
+    pub honour_request_headers: bool,
+    pub added_headers: AddedHeaders,
+    /// What the client gets when its connection's own attempts to connect are exhausted.
+    pub connect_failure: ConnectFailure,
+    pub upstream: UpstreamMode,
+}
+
+/// The headers that redial adds to requests and responses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddedHeaders {
+    /// None: the wire is as the application wrote it.
+    #[default]
+    None,
+    /// `x-envoy-expected-rq-timeout-ms`, `x-envoy-attempt-count` (both ways), `x-envoy-is-timeout-retry`, `x-request-id` and
+    /// `x-forwarded-proto`.
+    Envoy,
+}
+
+/// What the client gets when no attempt to connect came to anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// The error that the network gave, from `connect()`.
+    #[default]
+    Errno,
+    /// A connection, and 503 for its requests.
+    Unavailable,
+}
+
+/// How many upstream connections there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamMode {
+    /// One for each connection of the client's; a retry may make another.
+    #[default]
+    Connection,
+    /// As many as are needed, shared by the workload's connections to an endpoint.
+    Pool,
+}
