@@ -28,6 +28,9 @@ pub struct Policy {
     /// Where the policy applies. Empty: everywhere.
     pub to: Vec<Destination>,
     pub tcp: ConnectRetry,
+    pub protocol: Protocol,
+    /// What holds for requests. None: the connection is relayed untouched, whatever it speaks.
+    pub http: Option<Arc<HttpPolicy>>,
     /// The retry budget of each destination.
     pub budget: BudgetPolicy,
 }
@@ -72,6 +75,8 @@ impl Policy {
             origin: Origin::BuiltIn,
             to: Vec::new(),
             tcp: ConnectRetry::default(),
+            protocol: Protocol::Auto,
+            http: None,
             budget: BudgetPolicy::default(),
         }
     }

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use super::fields::{Field, Map, Problems};
-use crate::policy::{Address, Destination, NameError, Origin, Policy, PolicyName};
+use crate::policy::{Address, Destination, NameError, Origin, Policy, PolicyName, Protocol};
 use crate::retry::connect::{Failure, RetryOn};
 use crate::retry::{Backoff, BudgetPolicy, ConnectRetry};
 
@@ -31,7 +31,8 @@ pub(super) fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy
         return to.problem(message, problems);
     }
     let origin = Origin::File { path: problems.file().clone(), line: root.line() };
-    Some(Policy { name, origin, to: to?, tcp: tcp?, budget: budget? })
+    let (protocol, http) = (Protocol::Auto, None);
+    Some(Policy { name, origin, to: to?, tcp: tcp?, protocol, http, budget: budget? })
 }
 
 fn name(metadata: &Field<'_>, problems: &mut Problems) -> Option<PolicyName> {

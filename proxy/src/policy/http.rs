@@ -34,6 +34,8 @@ pub struct HttpPolicy {
     /// What the client gets when its connection's own attempts to connect are exhausted.
     pub connect_failure: ConnectFailure,
     pub upstream: UpstreamMode,
+    /// A request whose time is up is answered with 204 instead of 504. Only a request's own header asks for it.
+    pub timeout_alt_response: bool,
 }
 
 /// The headers that redial adds to requests and responses.
