@@ -4,8 +4,10 @@
 
 pub mod agent;
 pub mod cli;
+pub mod detect;
 pub mod dialect;
 pub mod endpoint;
+pub mod http;
 pub mod intercept;
 pub mod observe;
 pub mod policy;

@@ -1,0 +1,3 @@
+//! Connections that speak HTTP.
+
+pub mod h1;

@@ -1,0 +1,4 @@
+//! HTTP/1.
+
+pub mod body;
+pub mod head;
