@@ -1,0 +1,812 @@
+//! The attempt loop: one request of a client, from its head to the end of its answer.
+//!
+//! This is the one place where the decision core meets I/O, for every HTTP version: the version's own part is behind
+//! [`Request`] and [`Attempt`]. What holds here:
+//! - the request is sent as it comes; what was sent is kept for as long as it may have to be sent again;
+//! - nothing of a response reaches the client before it is decided that the response is the client's, and after that
+//!   nothing is tried again;
+//! - whatever ends the request, all its attempts end with it.
+
+mod timer;
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use self::timer::earliest;
+pub use self::timer::Timer;
+use super::answer::Answer;
+use super::replay::{Buffers, Piece, Replay};
+use crate::endpoint::Choice;
+use crate::policy::{AddedHeaders, HttpPolicy};
+use crate::reason::{AttemptOutcome, Reason, RequestOutcome};
+use crate::retry::budgets::{DestinationBudget, RetryUnderWay};
+use crate::retry::request::{self, Cause, Condition, Outcome, Progress, RequestFacts, ResponseFacts, Verdict};
+use crate::retry::{Attempts, Jitter, RequestRetry, Scope};
+
+/// One request, and the way back to its client.
+pub trait Request {
+    type Attempt: Attempt;
+
+    /// Begins to send the request to an endpoint.
+    fn begin(&mut self, endpoint: SocketAddr, added: &Added) -> Self::Attempt;
+
+    /// The next part of the body. Not called after the last one.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Gone>>;
+
+    /// Whether the client has gone. Called once all of the body has come, or while no more of it is wanted.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Gone>;
+
+    /// Passes an interim response on.
+    fn inform(&mut self, interim: <Self::Attempt as Attempt>::Interim);
+
+    /// Moves the response of an attempt to the client, from its head on.
+    fn poll_deliver(
+        &mut self,
+        cx: &mut Context<'_>,
+        attempt: &mut Self::Attempt,
+        added: AddedToResponse,
+    ) -> Poll<Delivered>;
+
+    /// Answers in the upstream's place.
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        answer: &Answer,
+        added: AddedToResponse,
+    ) -> Poll<Delivered>;
+
+    /// Breaks off a response of which a part has been delivered.
+    fn break_off(&mut self);
+}
+
+/// One attempt at a request. Dropping it cancels it.
+pub trait Attempt {
+    type Interim;
+
+    /// Sends what has come of the request, until the head of a response is there or the attempt has failed.
+    fn poll(&mut self, cx: &mut Context<'_>, body: &Replay) -> Poll<Event<Self::Interim>>;
+
+    /// Goes on sending while the response is delivered. What cannot be sent any more is not sent: the response tells.
+    fn poll_send(&mut self, cx: &mut Context<'_>, body: &Replay);
+
+    /// Whether it has an upstream connection.
+    fn is_connected(&self) -> bool;
+
+    /// How much of the body it has sent.
+    fn sent(&self) -> u64;
+
+    /// How many bytes have moved either way, of head and body.
+    fn moved(&self) -> u64;
+
+    /// Whether more of the body may be sent: the upstream has not broken off.
+    fn can_send(&self) -> bool;
+
+    /// What the head of the response says, once it is there.
+    fn response(&self) -> Option<Said>;
+
+    /// The same for the decision.
+    fn facts(&self, retry: &RequestRetry) -> ResponseFacts;
+
+    /// The client will send nothing more.
+    fn half_close(&mut self);
+
+    /// The response is not wanted: what can be used again is put back.
+    fn retire(self);
+}
+
+/// What an attempt has come to.
+#[derive(Debug)]
+pub enum Event<I> {
+    /// An interim response. 100 Continue is told apart: it says nothing that the client did not ask for.
+    Interim { interim: I, is_continue: bool },
+    /// The head of the response.
+    Head,
+    Failed { progress: Progress, cause: Cause },
+}
+
+/// What is recorded of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said {
+    pub status: u16,
+    pub grpc_status: Option<u32>,
+}
+
+/// The client will not send anything more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It closed its sending side, and may or may not still read.
+    HalfClosed,
+    /// It reads nothing any more.
+    Gone,
+    /// What it sent is no HTTP.
+    Invalid(&'static str),
+}
+
+/// How a response to a client ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    Whole,
+    ClientGone,
+    /// The upstream broke off, and so did we.
+    UpstreamLost(Cause),
+}
+
+/// What redial adds to the head of an attempt, by [`AddedHeaders::Envoy`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    /// None of these where the policy adds nothing.
+    pub is_on: bool,
+    pub attempt_count: u32,
+    pub expected_timeout: Option<Duration>,
+    pub is_timeout_retry: bool,
+}
+
+/// What redial adds to the head of a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddedToResponse {
+    pub attempt_count: Option<u32>,
+}
+
+/// What a request is tried with.
+pub struct Plan<'a> {
+    /// As it is for this request.
+    pub policy: &'a HttpPolicy,
+    pub facts: RequestFacts,
+    pub endpoints: Choice,
+    pub budget: &'a DestinationBudget,
+    /// Where the budgets' clock starts.
+    pub epoch: Instant,
+    pub buffers: &'a Buffers,
+    /// What was tried before the request was there: the connection's own attempts to connect.
+    pub prior: Prior,
+}
+
+/// What a connection's own attempts to connect came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prior {
+    /// How many failed.
+    pub failed: u32,
+    /// The last one's outcome, where none made a connection.
+    pub gave_up: Option<AttemptOutcome>,
+}
+
+/// One attempt that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tried {
+    pub endpoint: SocketAddr,
+    pub outcome: RequestOutcome,
+    pub status: Option<u16>,
+    pub grpc_status: Option<u32>,
+    /// Why it was tried again.
+    pub retried: Option<Condition>,
+    pub duration: Duration,
+    pub backoff: Duration,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// As the client got it.
+    pub status: Option<u16>,
+    pub reason: Reason,
+    /// Which budget was empty, where one was.
+    pub refused: Option<Scope>,
+    /// The request was read to its end and the response delivered whole: the client's connection may be used again.
+    pub is_whole: bool,
+    pub request_bytes: u64,
+    pub duration: Duration,
+    /// Until the response's head was there.
+    pub first_byte: Option<Duration>,
+}
+
+struct Running<A> {
+    attempt: A,
+    endpoint: SocketAddr,
+    begun: Instant,
+    backoff: Duration,
+    per_try: Option<Instant>,
+    /// The per-try timeout has run out, and another attempt was made beside this one.
+    is_hedged: bool,
+    moved: u64,
+    last_moved: Instant,
+}
+
+struct Exchange<'a, R: Request> {
+    request: &'a mut R,
+    plan: Plan<'a>,
+    timer: &'a mut Timer,
+    tried: &'a mut Vec<Tried>,
+    body: Replay,
+    running: Vec<Running<R::Attempt>>,
+    retry_at: Option<(Instant, Duration)>,
+    under_way: Option<RetryUnderWay>,
+    made: u32,
+    begun: Instant,
+    /// When the whole request has to be over.
+    deadline: Option<Instant>,
+    last_active: Instant,
+    /// Nothing is tried again from here on.
+    is_final: Option<Reason>,
+    was_continued: bool,
+    was_timeout: bool,
+    refused: Option<Scope>,
+}
+
+enum Next {
+    Final(Reason),
+    Retry { after: Duration, condition: Condition },
+    /// Another attempt is still to answer.
+    Wait,
+}
+
+/// How delivering a response ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    Delivered(Delivered),
+    Timeout,
+    PerTryIdleTimeout,
+    IdleTimeout,
+}
+
+enum Step<I> {
+    Event(usize, Event<I>),
+    Gone(Gone),
+    PerTryTimeout(usize),
+    PerTryIdleTimeout(usize),
+    RetryNow,
+    Timeout,
+    IdleTimeout,
+}
+
+/// Tries a request until it has an answer, and delivers that.
+pub async fn run<R: Request>(
+    request: &mut R,
+    plan: Plan<'_>,
+    timer: &mut Timer,
+    tried: &mut Vec<Tried>,
+) -> Ended {
+    let now = Instant::now();
+    plan.budget.deposit(now - plan.epoch);
+    let keeps = if plan.policy.retry.num_retries == 0 { 0 } else { plan.policy.max_buffered_body };
+    let body = Replay::new(keeps, plan.buffers);
+    tried.clear();
+    let mut exchange = Exchange {
+        request,
+        plan,
+        timer,
+        tried,
+        body,
+        running: Vec::with_capacity(1),
+        retry_at: None,
+        under_way: None,
+        made: 0,
+        begun: now,
+        deadline: None,
+        last_active: now,
+        is_final: None,
+        was_continued: false,
+        was_timeout: false,
+        refused: None,
+    };
+    exchange.run().await
+}
+
+impl<R: Request> Exchange<'_, R> {
+    async fn run(&mut self) -> Ended {
+        self.made = self.plan.prior.failed;
+        if let Some(outcome) = self.plan.prior.gave_up {
+            let failed = Outcome::Failed { progress: Progress::NotSent, cause: Cause::Connect(outcome) };
+            if let Some(why) = self.concluded(None, &failed) {
+                let answer = Answer::failed(Cause::Connect(outcome), self.made > 1);
+                return self.answer(&answer, why).await;
+            }
+        } else {
+            self.begin_attempt(self.begun, Duration::ZERO);
+        }
+        loop {
+            match poll_fn(|cx| self.poll(cx)).await {
+                Step::Event(_, Event::Interim { interim, is_continue }) => {
+                    if is_continue && std::mem::replace(&mut self.was_continued, true) {
+                        continue;
+                    }
+                    if !is_continue {
+                        self.is_final = Some(Reason::NotRetriable);
+                    }
+                    self.request.inform(interim);
+                }
+                Step::Event(index, Event::Head) => {
+                    let outcome = Outcome::Response(self.response_facts(index));
+                    if let Some(why) = self.concluded(Some(index), &outcome) {
+                        return self.deliver(index, why).await;
+                    }
+                }
+                Step::Event(index, Event::Failed { progress, cause }) => {
+                    if let Some(ended) = self.failed(index, progress, cause).await {
+                        return ended;
+                    }
+                }
+                Step::PerTryTimeout(index) => {
+                    if self.hedges(index) {
+                        continue;
+                    }
+                    let progress = self.progress(index);
+                    if let Some(ended) = self.failed(index, progress, Cause::PerTryTimeout).await {
+                        return ended;
+                    }
+                }
+                Step::PerTryIdleTimeout(index) => {
+                    let progress = self.progress(index);
+                    if let Some(ended) = self.failed(index, progress, Cause::PerTryIdleTimeout).await {
+                        return ended;
+                    }
+                }
+                Step::RetryNow => {
+                    let backoff = self.retry_at.take().map_or(Duration::ZERO, |(_, backoff)| backoff);
+                    self.begin_attempt(Instant::now(), backoff);
+                }
+                Step::Timeout => {
+                    self.leave_all(RequestOutcome::Timeout);
+                    let answer = self.timeout_answer();
+                    return self.answer(&answer, Reason::TimedOut).await;
+                }
+                Step::IdleTimeout => {
+                    self.leave_all(RequestOutcome::Timeout);
+                    let answer = Answer::idle_timeout(self.body.is_complete());
+                    return self.answer(&answer, Reason::IdleTimeout).await;
+                }
+                Step::Gone(Gone::HalfClosed) => {
+                    self.is_final = Some(Reason::ClientGone);
+                    for running in &mut self.running {
+                        running.attempt.half_close();
+                    }
+                    if self.running.is_empty() {
+                        return self.ended(None, Reason::ClientGone, false, None);
+                    }
+                }
+                Step::Gone(Gone::Gone) => {
+                    self.leave_all(RequestOutcome::Cancelled);
+                    return self.ended(None, Reason::ClientGone, false, None);
+                }
+                Step::Gone(Gone::Invalid(_)) => {
+                    self.leave_all(RequestOutcome::Cancelled);
+                    return self.answer(&Answer::refused(400), Reason::BadRequest).await;
+                }
+            }
+        }
+    }
+
+    // What happens next.
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step<<R::Attempt as Attempt>::Interim>> {
+        loop {
+            let sent = self.sent();
+            if let Poll::Ready(gone) = self.poll_client(cx, sent) {
+                return Poll::Ready(Step::Gone(gone));
+            }
+            for (index, running) in self.running.iter_mut().enumerate() {
+                if let Poll::Ready(event) = running.attempt.poll(cx, &self.body) {
+                    return Poll::Ready(Step::Event(index, event));
+                }
+            }
+            let now_sent = self.sent();
+            if self.running.len() == 1 && self.body.sent(now_sent) {
+                tracing::debug!("the body is more than is kept: the request will not be tried again");
+            }
+            if now_sent == sent || self.body.is_complete() {
+                break;
+            }
+        }
+        self.poll_time(cx)
+    }
+
+    fn poll_client(&mut self, cx: &mut Context<'_>, sent: u64) -> Poll<Gone> {
+        while self.body.wants_more(sent) {
+            match self.request.poll_body(cx) {
+                Poll::Ready(Ok(piece)) => {
+                    self.body.push(piece);
+                    if self.plan.policy.idle_timeout.is_some() {
+                        self.last_active = Instant::now();
+                    }
+                    if self.body.is_complete() {
+                        self.whole_request();
+                    }
+                }
+                Poll::Ready(Err(gone)) => return Poll::Ready(gone),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.is_final == Some(Reason::ClientGone) {
+            return Poll::Pending;
+        }
+        self.request.poll_gone(cx)
+    }
+
+    /// All of the request has come: from here on its time counts.
+    fn whole_request(&mut self) {
+        self.deadline = self.plan.policy.timeout.map(|timeout| Instant::now() + timeout);
+    }
+
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<Step<<R::Attempt as Attempt>::Interim>> {
+        let retry = &self.plan.policy.retry;
+        let (per_try, per_try_idle) = (self.per_try_timeout(), retry.per_try_idle_timeout);
+        let idle = self.plan.policy.idle_timeout;
+        let mut next = earliest(self.deadline, self.retry_at.map(|(at, _)| at));
+        if per_try.is_some() || per_try_idle.is_some() || idle.is_some() {
+            let is_complete = self.body.is_complete();
+            for running in &mut self.running {
+                let moved = running.attempt.moved();
+                if moved != running.moved {
+                    running.moved = moved;
+                    running.last_moved = Instant::now();
+                    self.last_active = running.last_moved;
+                }
+                if !is_complete || !running.attempt.is_connected() {
+                    continue;
+                }
+                if let (Some(per_try), None, false) = (per_try, running.per_try, running.is_hedged) {
+                    running.per_try = Some(Instant::now() + per_try);
+                }
+                let idle = per_try_idle.map(|idle| running.last_moved + idle);
+                next = earliest(next, earliest(running.per_try, idle));
+            }
+            next = earliest(next, idle.map(|idle| self.last_active + idle));
+        }
+        let Some(next) = next else { return Poll::Pending };
+        let Poll::Ready(now) = self.timer.poll_until(cx, next) else { return Poll::Pending };
+        let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_over(self.deadline) {
+            return Poll::Ready(Step::Timeout);
+        }
+        for (index, running) in self.running.iter().enumerate() {
+            if is_over(running.per_try) {
+                return Poll::Ready(Step::PerTryTimeout(index));
+            }
+            let counts = self.body.is_complete() && running.attempt.is_connected();
+            if counts && is_over(per_try_idle.map(|idle| running.last_moved + idle)) {
+                return Poll::Ready(Step::PerTryIdleTimeout(index));
+            }
+        }
+        if is_over(self.retry_at.map(|(at, _)| at)) {
+            return Poll::Ready(Step::RetryNow);
+        }
+        Poll::Ready(Step::IdleTimeout)
+    }
+
+    /// The per-try timeout, which is no timeout where the request's own is not longer.
+    fn per_try_timeout(&self) -> Option<Duration> {
+        let (policy, per_try) = (self.plan.policy, self.plan.policy.retry.per_try_timeout?);
+        policy.timeout.is_none_or(|timeout| per_try < timeout).then_some(per_try)
+    }
+
+    // Attempts.
+
+    fn begin_attempt(&mut self, now: Instant, backoff: Duration) {
+        self.made += 1;
+        let endpoint = self.plan.endpoints.next_endpoint();
+        let added = Added {
+            is_on: self.plan.policy.added_headers == AddedHeaders::Envoy,
+            attempt_count: self.made,
+            expected_timeout: self.expected_timeout(now),
+            is_timeout_retry: self.was_timeout,
+        };
+        let attempt = self.request.begin(endpoint, &added);
+        self.running.push(Running {
+            attempt,
+            endpoint,
+            begun: now,
+            backoff,
+            per_try: None,
+            is_hedged: false,
+            moved: 0,
+            last_moved: now,
+        });
+    }
+
+    /// What an upstream may count on: the attempt's own time, or what is left of the request's.
+    fn expected_timeout(&self, now: Instant) -> Option<Duration> {
+        let left = match (self.deadline, self.plan.policy.timeout) {
+            (Some(deadline), _) => Some(deadline.saturating_duration_since(now)),
+            (None, timeout) => timeout,
+        };
+        [self.per_try_timeout(), left].into_iter().flatten().min()
+    }
+
+    /// An attempt has come to something. Returns why it is the last one; else it is left, for another or for a retry.
+    fn concluded(&mut self, index: Option<usize>, outcome: &Outcome) -> Option<Reason> {
+        let retried = match self.next(index, outcome) {
+            Next::Final(why) => return Some(why),
+            Next::Retry { after, condition } => {
+                self.retry_at = Some((Instant::now() + after, after));
+                Some(condition)
+            }
+            Next::Wait => None,
+        };
+        if let Some(index) = index {
+            self.leave(index, RequestOutcome::from(outcome), retried);
+        }
+        None
+    }
+
+    fn next(&mut self, index: Option<usize>, outcome: &Outcome) -> Next {
+        let was_hedged = index.and_then(|index| self.running.get(index)).is_some_and(|one| one.is_hedged);
+        // A hedge that is in flight, or about to be.
+        let others = self.running.len() > 1 || self.retry_at.is_some();
+        let attempts = Attempts { made: self.made, elapsed: self.begun.elapsed() };
+        let replay = if self.body.is_lost() { request::Replay::Lost } else { request::Replay::Ready };
+        let jitter = Jitter::from_bits(fastrand::u64(..));
+        let retry = &self.plan.policy.retry;
+        let verdict = request::decide(retry, self.plan.facts, &attempts, outcome, replay, jitter);
+        let (after, condition) = match verdict {
+            Verdict::Retry { after, why } => (after, why),
+            Verdict::Deliver { why } => {
+                let is_good = why == Reason::Responded;
+                return if others && !is_good { Next::Wait } else { Next::Final(why) };
+            }
+        };
+        if others {
+            // The other attempt is this one's retry.
+            return Next::Wait;
+        }
+        if was_hedged {
+            return Next::Final(Reason::AttemptsExhausted);
+        }
+        if let Some(why) = self.is_final.or_else(|| self.may_not_retry()) {
+            return Next::Final(why);
+        }
+        Next::Retry { after, condition }
+    }
+
+    /// Asks for a retry where everything but its price is settled.
+    fn may_not_retry(&mut self) -> Option<Reason> {
+        let permit = self.plan.budget.begin_retry(self.plan.policy.retry.max_concurrent_retries);
+        let Some(permit) = permit else { return Some(Reason::TooManyRetries) };
+        if let Err(scope) = self.plan.budget.withdraw(self.plan.epoch.elapsed()) {
+            self.refused = Some(scope);
+            return Some(Reason::BudgetExhausted);
+        }
+        self.under_way = Some(permit);
+        None
+    }
+
+    /// Begins another attempt beside one whose per-try timeout has run out. Says whether the attempt goes on.
+    fn hedges(&mut self, index: usize) -> bool {
+        let retry = &self.plan.policy.retry;
+        if !retry.hedge_on_per_try_timeout {
+            return false;
+        }
+        let may = self.is_final.is_none()
+            && self.plan.facts.retriable
+            && self.plan.facts.repeatable
+            && !self.body.is_lost()
+            && self.retry_at.is_none()
+            && self.made <= retry.num_retries;
+        let after = retry.backoff.delay(self.made, Jitter::from_bits(fastrand::u64(..)));
+        let may = may && self.may_not_retry().is_none();
+        if let Some(running) = self.running.get_mut(index) {
+            running.per_try = None;
+            // Not asked again, whether there is another now or not.
+            running.is_hedged = true;
+        }
+        if may {
+            self.was_timeout = true;
+            self.retry_at = Some((Instant::now() + after, after));
+        }
+        true
+    }
+
+    async fn failed(&mut self, index: usize, progress: Progress, cause: Cause) -> Option<Ended> {
+        let outcome = Outcome::Failed { progress, cause };
+        self.was_timeout = matches!(cause, Cause::PerTryTimeout | Cause::PerTryIdleTimeout);
+        let why = self.concluded(Some(index), &outcome)?;
+        self.leave(index, RequestOutcome::from(&outcome), None);
+        let answer = match cause {
+            Cause::PerTryTimeout | Cause::PerTryIdleTimeout => self.timeout_answer(),
+            Cause::Connect(_)
+            | Cause::ConnectionLost
+            | Cause::RefusedStream
+            | Cause::StreamReset
+            | Cause::Protocol => Answer::failed(cause, self.made > 1),
+        };
+        Some(self.answer(&answer, why).await)
+    }
+
+    fn timeout_answer(&self) -> Answer {
+        Answer::timeout(self.plan.policy.timeout_alt_response)
+    }
+
+    /// How far an attempt is that is given up.
+    fn progress(&self, index: usize) -> Progress {
+        let moved = self.running.get(index).is_some_and(|running| running.attempt.moved() > 0);
+        if moved { Progress::Sent } else { Progress::NotSent }
+    }
+
+    fn response_facts(&self, index: usize) -> ResponseFacts {
+        let retry = &self.plan.policy.retry;
+        let attempt = self.running.get(index).map(|running| &running.attempt);
+        attempt.map(|attempt| attempt.facts(retry)).unwrap_or_default()
+    }
+
+    /// Takes an attempt out that is not delivered.
+    fn leave(&mut self, index: usize, outcome: RequestOutcome, retried: Option<Condition>) {
+        if index >= self.running.len() {
+            return;
+        }
+        let running = self.running.remove(index);
+        self.record(&running, outcome, retried);
+        running.attempt.retire();
+    }
+
+    fn leave_all(&mut self, outcome: RequestOutcome) {
+        for running in std::mem::take(&mut self.running) {
+            self.record(&running, outcome, None);
+        }
+    }
+
+    fn record(&mut self, running: &Running<R::Attempt>, outcome: RequestOutcome, retried: Option<Condition>) {
+        let response = running.attempt.response();
+        self.tried.push(Tried {
+            endpoint: running.endpoint,
+            outcome,
+            status: response.map(|response| response.status),
+            grpc_status: response.and_then(|response| response.grpc_status),
+            retried,
+            duration: running.begun.elapsed(),
+            backoff: running.backoff,
+        });
+    }
+
+    fn sent(&self) -> u64 {
+        // With more than one attempt all of the body is there.
+        self.running.first().map_or(0, |running| running.attempt.sent())
+    }
+
+    // The end.
+
+    /// Delivers an attempt's response, and goes on sending the request meanwhile.
+    async fn deliver(&mut self, index: usize, why: Reason) -> Ended {
+        let first_byte = Some(self.begun.elapsed());
+        let mut chosen = self.running.swap_remove(index);
+        self.leave_all(RequestOutcome::Cancelled);
+        self.retry_at = None;
+        self.under_way = None;
+        self.body.give_up(chosen.attempt.sent());
+        let is_on = self.plan.policy.added_headers == AddedHeaders::Envoy;
+        let added = AddedToResponse { attempt_count: is_on.then_some(self.made) };
+        let mut delivered = false;
+        let end = poll_fn(|cx| self.poll_delivery(cx, &mut chosen, added, &mut delivered)).await;
+        let status = chosen.attempt.response().map(|response| response.status);
+        let (reason, outcome) = match end {
+            Delivery::Delivered(Delivered::Whole) => (why, RequestOutcome::Response),
+            Delivery::Delivered(Delivered::ClientGone) => (Reason::ClientGone, RequestOutcome::Response),
+            Delivery::Delivered(Delivered::UpstreamLost(cause)) => {
+                (Reason::UpstreamReset, RequestOutcome::from(&Outcome::Failed { progress: Progress::HeadReceived, cause }))
+            }
+            Delivery::Timeout => (Reason::TimedOut, RequestOutcome::Timeout),
+            Delivery::PerTryIdleTimeout => (Reason::IdleTimeout, RequestOutcome::PerTryIdleTimeout),
+            Delivery::IdleTimeout => (Reason::IdleTimeout, RequestOutcome::Timeout),
+        };
+        self.record(&chosen, outcome, None);
+        let is_whole = end == Delivery::Delivered(Delivered::Whole) && self.body.is_complete();
+        if is_whole {
+            chosen.attempt.retire();
+        } else {
+            self.request.break_off();
+        }
+        self.ended(status, reason, is_whole, first_byte)
+    }
+
+    fn poll_delivery(
+        &mut self,
+        cx: &mut Context<'_>,
+        chosen: &mut Running<R::Attempt>,
+        added: AddedToResponse,
+        delivered: &mut bool,
+    ) -> Poll<Delivery> {
+        loop {
+            let sent = chosen.attempt.sent();
+            match self.poll_client(cx, sent) {
+                Poll::Ready(Gone::HalfClosed) => {
+                    self.is_final = Some(Reason::ClientGone);
+                    chosen.attempt.half_close();
+                }
+                Poll::Ready(Gone::Gone | Gone::Invalid(_)) => {
+                    return Poll::Ready(Delivery::Delivered(Delivered::ClientGone));
+                }
+                Poll::Pending => {}
+            }
+            chosen.attempt.poll_send(cx, &self.body);
+            let now_sent = chosen.attempt.sent();
+            if now_sent == sent {
+                break;
+            }
+            self.body.give_up(now_sent);
+        }
+        if !*delivered {
+            match self.request.poll_deliver(cx, &mut chosen.attempt, added) {
+                Poll::Ready(Delivered::Whole) => *delivered = true,
+                Poll::Ready(end) => return Poll::Ready(Delivery::Delivered(end)),
+                Poll::Pending => {}
+            }
+        }
+        if *delivered {
+            let is_sent = self.body.is_complete() && chosen.attempt.sent() == self.body.received();
+            if is_sent || !chosen.attempt.can_send() {
+                return Poll::Ready(Delivery::Delivered(Delivered::Whole));
+            }
+        }
+        self.poll_delivery_time(cx, chosen)
+    }
+
+    fn poll_delivery_time(&mut self, cx: &mut Context<'_>, chosen: &mut Running<R::Attempt>) -> Poll<Delivery> {
+        let idle = self.plan.policy.idle_timeout;
+        let per_try_idle = self.plan.policy.retry.per_try_idle_timeout;
+        let mut next = self.deadline;
+        if idle.is_some() || per_try_idle.is_some() {
+            let moved = chosen.attempt.moved();
+            if moved != chosen.moved {
+                chosen.moved = moved;
+                chosen.last_moved = Instant::now();
+                self.last_active = chosen.last_moved;
+            }
+            next = earliest(next, idle.map(|idle| self.last_active + idle));
+            next = earliest(next, per_try_idle.map(|idle| chosen.last_moved + idle));
+        }
+        let Some(next) = next else { return Poll::Pending };
+        let Poll::Ready(now) = self.timer.poll_until(cx, next) else { return Poll::Pending };
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return Poll::Ready(Delivery::Timeout);
+        }
+        let is_idle = idle.is_some_and(|idle| self.last_active + idle <= now);
+        Poll::Ready(if is_idle { Delivery::IdleTimeout } else { Delivery::PerTryIdleTimeout })
+    }
+
+    /// Answers in the upstream's place.
+    async fn answer(&mut self, answer: &Answer, why: Reason) -> Ended {
+        self.retry_at = None;
+        self.under_way = None;
+        let is_on = self.plan.policy.added_headers == AddedHeaders::Envoy;
+        let added = AddedToResponse { attempt_count: (is_on && self.made > 0).then_some(self.made) };
+        let delivered = poll_fn(|cx| self.request.poll_answer(cx, answer, added)).await;
+        let is_whole = delivered == Delivered::Whole && self.body.is_complete();
+        self.ended(Some(answer.status()), why, is_whole, None)
+    }
+
+    fn ended(
+        &mut self,
+        status: Option<u16>,
+        reason: Reason,
+        is_whole: bool,
+        first_byte: Option<Duration>,
+    ) -> Ended {
+        Ended {
+            status,
+            reason,
+            refused: self.refused,
+            is_whole,
+            request_bytes: self.body.received(),
+            duration: self.begun.elapsed(),
+            first_byte,
+        }
+    }
+}
+
+impl From<&Outcome> for RequestOutcome {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Response(_) => Self::Response,
+            Outcome::Failed { cause, .. } => match cause {
+                Cause::Connect(outcome) => Self::Connect(*outcome),
+                Cause::ConnectionLost => Self::ConnectionLost,
+                Cause::RefusedStream => Self::RefusedStream,
+                Cause::StreamReset => Self::StreamReset,
+                Cause::Protocol => Self::ProtocolError,
+                Cause::PerTryTimeout => Self::PerTryTimeout,
+                Cause::PerTryIdleTimeout => Self::PerTryIdleTimeout,
+            },
+        }
+    }
+}

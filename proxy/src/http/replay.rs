@@ -1,0 +1,220 @@
+//! What is kept of a request's body, so that it can be sent again.
+//!
+//! The body is streamed: what the client has sent goes to the attempt in flight at once, and stays here as well for as
+//! long as it is within the bounds. Past a bound one of two things happens. If no attempt has taken any of the body yet,
+//! nothing more is read from the client until one does; else the beginning is let go, and the request can no longer be
+//! sent again. Memory is bounded either way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+/// How much is read ahead of an upstream that does not take it, whatever the policy keeps.
+const READ_AHEAD: usize = 64 * 1024;
+/// The same where the agent keeps all that it may.
+const LITTLE: usize = 4 * 1024;
+
+/// A part of a request's body, in order.
+#[derive(Debug, Default)]
+pub struct Piece {
+    pub data: Bytes,
+    /// HTTP/2's. In HTTP/1 the trailers are part of the last data.
+    pub trailers: Option<HeaderMap>,
+    /// Nothing follows.
+    pub end: bool,
+}
+
+/// The body of one request.
+#[derive(Debug)]
+pub struct Replay {
+    pieces: VecDeque<Bytes>,
+    /// How much of the body came before the first piece that is kept.
+    start: u64,
+    /// How much of the body has come.
+    end: u64,
+    complete: bool,
+    trailers: Option<HeaderMap>,
+    limit: usize,
+    lost: bool,
+    reserved: Reserved,
+}
+
+/// The bytes that all requests of an agent keep together, and their bound.
+#[derive(Clone, Debug)]
+pub struct Buffers(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Reserved {
+    buffers: Buffers,
+    bytes: usize,
+}
+
+impl Buffers {
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Shared { used: AtomicUsize::new(0), limit }))
+    }
+
+    /// How many bytes are kept now.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+}
+
+impl Replay {
+    /// Keeps up to `limit` bytes, and none for good where the request is never sent again.
+    #[must_use]
+    pub fn new(limit: usize, buffers: &Buffers) -> Self {
+        Self {
+            pieces: VecDeque::new(),
+            start: 0,
+            end: 0,
+            complete: false,
+            trailers: None,
+            limit,
+            lost: false,
+            reserved: Reserved { buffers: buffers.clone(), bytes: 0 },
+        }
+    }
+
+    /// Whether all of the body has come.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether the body can no longer be sent from its beginning.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// How much of the body has come.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.end
+    }
+
+    /// Whether more of the body is to be read, after an attempt has sent this much of it.
+    #[must_use]
+    pub fn wants_more(&self, sent: u64) -> bool {
+        if self.complete {
+            return false;
+        }
+        let unsent = self.end.saturating_sub(sent);
+        let room = if self.reserved.buffers.is_over() {
+            LITTLE
+        } else if self.lost || sent > 0 {
+            READ_AHEAD
+        } else {
+            self.limit.max(READ_AHEAD)
+        };
+        unsent < u64::try_from(room).unwrap_or(u64::MAX)
+    }
+
+    pub fn push(&mut self, piece: Piece) {
+        if !piece.data.is_empty() {
+            let length = piece.data.len();
+            self.end += u64::try_from(length).unwrap_or(u64::MAX);
+            self.reserved.take(length);
+            self.pieces.push_back(piece.data);
+        }
+        self.complete |= piece.end;
+        if piece.trailers.is_some() {
+            self.trailers = piece.trailers;
+        }
+    }
+
+    /// The attempt that sends has sent this much. Returns whether the body has just become lost.
+    pub fn sent(&mut self, sent: u64) -> bool {
+        if sent == self.start {
+            return false;
+        }
+        let over = self.reserved.bytes > self.limit || self.reserved.buffers.is_over();
+        let newly_lost = over && !self.lost;
+        self.lost |= over;
+        if self.lost {
+            self.let_go(sent);
+        }
+        newly_lost
+    }
+
+    /// The request is never sent again.
+    pub fn give_up(&mut self, sent: u64) {
+        self.lost = true;
+        self.let_go(sent);
+    }
+
+    /// What is kept of the body after its first `offset` bytes, in order.
+    pub fn after(&self, offset: u64) -> impl Iterator<Item = Bytes> + '_ {
+        let mut skip = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        self.pieces.iter().filter_map(move |piece| {
+            let skipped = skip.min(piece.len());
+            skip -= skipped;
+            (skipped < piece.len()).then(|| piece.slice(skipped..))
+        })
+    }
+
+    /// As [`Replay::after`], without taking part in the ownership.
+    pub fn slices_after(&self, offset: u64) -> impl Iterator<Item = &[u8]> {
+        let mut skip = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        self.pieces.iter().filter_map(move |piece| {
+            let skipped = skip.min(piece.len());
+            skip -= skipped;
+            piece.get(skipped..).filter(|rest| !rest.is_empty())
+        })
+    }
+
+    #[must_use]
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+
+    fn let_go(&mut self, sent: u64) {
+        while let Some(first) = self.pieces.front() {
+            let length = u64::try_from(first.len()).unwrap_or(u64::MAX);
+            if self.start + length > sent {
+                break;
+            }
+            self.start += length;
+            self.reserved.give(first.len());
+            self.pieces.pop_front();
+        }
+    }
+}
+
+impl Buffers {
+    fn is_over(&self) -> bool {
+        self.used() > self.0.limit
+    }
+}
+
+impl Reserved {
+    fn take(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.buffers.0.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn give(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.buffers.0.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.give(self.bytes);
+        }
+    }
+}
