@@ -13,7 +13,7 @@ pub mod status;
 pub mod timestamp;
 
 pub use access_log::AccessLog;
-pub use metrics::{BudgetScope, Metrics};
+pub use metrics::Metrics;
 pub use record::{Attempt, Attempts, Connection, Handshake};
 pub use server::Readiness;
 pub use status::{GiveUp, RecentGiveUps, Status};

@@ -1,7 +1,8 @@
 //! The decision core: what failed, how often and for how long already, and so what to do next.
 //!
 //! Everything here is a value or a function of its arguments. The caller measures the time and draws the jitter;
-//! nothing in here sleeps, logs, counts metrics or knows what a socket is.
+//! nothing in here sleeps, logs, counts metrics or knows what a socket is. The budgets are the one thing that threads
+//! share.
 
 pub mod backoff;
 pub mod budget;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 pub use backoff::{Backoff, Jitter};
 pub use budget::{Budget, BudgetPolicy};
-pub use budgets::Budgets;
+pub use budgets::{Budgets, DestinationBudget, RetryUnderWay, Scope};
 pub use connect::ConnectRetry;
 pub use request::RequestRetry;
 

@@ -26,19 +26,13 @@ use super::Timestamp;
 use super::record::{Attempts, Connection};
 use super::status::Totals;
 use crate::reason::{AttemptOutcome, Reason};
+use crate::retry::Scope;
 
 /// The content type of [`Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The kernel programs' counters, in the order of [`redial_ebpf::Counter::ALL`].
 pub type KernelCounters = [u64; redial_ebpf::Counter::ALL.len()];
-
-/// Whose retry budget was empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BudgetScope {
-    Destination,
-    Node,
-}
 
 /// Everything that the agent counts. A clone counts into the same counters.
 #[derive(Clone)]
@@ -53,7 +47,7 @@ struct Inner {
     connections_recovered: Counter,
     attempts: ByWord<AttemptOutcome>,
     retries: ByWord<AttemptOutcome>,
-    budget_refusals: ByWord<BudgetScope>,
+    budget_refusals: ByWord<Scope>,
     handshakes_held: Gauge,
     connect_duration: Durations,
     bytes: ByWord<Direction>,
@@ -198,7 +192,7 @@ impl Metrics {
     }
 
     /// A retry was not made because a budget was empty.
-    pub fn budget_refused(&self, scope: BudgetScope) {
+    pub fn budget_refused(&self, scope: Scope) {
         self.0.budget_refusals.add(scope, 1);
     }
 
@@ -333,7 +327,7 @@ impl Word for AttemptOutcome {
     }
 }
 
-impl Word for BudgetScope {
+impl Word for Scope {
     const ALL: &'static [Self] = &[Self::Destination, Self::Node];
 
     fn as_str(self) -> &'static str {
@@ -371,7 +365,7 @@ pub(super) mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::{BudgetScope, KernelCounters, Metrics};
+    use super::{KernelCounters, Metrics, Scope};
     use crate::observe::record::tests::connection;
     use crate::reason::{AttemptOutcome, Reason};
 
@@ -446,7 +440,7 @@ pub(super) mod tests {
         let metrics = metrics();
         let record = connection(Reason::BudgetExhausted, &[AttemptOutcome::Refused; 2]);
         metrics.connect_ended(Duration::from_secs(61), &record.attempts);
-        metrics.budget_refused(BudgetScope::Destination);
+        metrics.budget_refused(Scope::Destination);
         metrics.connection_ended(&record);
         metrics.connection_turned_away(Reason::NoOriginalDestination);
         assert_samples(

@@ -5,14 +5,22 @@
 //! requests begun in it. The floor is counted over one second, not over the interval, so that ten retries a second
 //! never become a hundred at once after a quiet ten seconds: the moment at which a service comes back.
 //!
-//! A request here is whatever the owner retries: a connection to make, later an HTTP request.
+//! A request here is whatever the owner retries: a connection to make, or an HTTP request.
+//!
+//! All threads use one budget at a time. To count a request takes no lock and waits for nobody; only who wants to retry
+//! takes one. What is spent is exact whatever the threads do: two retries never get the same place. The requests that
+//! others are counting at that very moment may be seen or not, and a thread that is held up for a whole interval in the
+//! middle of counting counts its request late: either way each request is counted once, and the share is off by no more
+//! than the requests that were under way, as if they had begun a moment before or after.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
 
 /// How big a [`Budget`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BudgetPolicy {
     percent: u32,
     min_per_second: u32,
@@ -31,14 +39,33 @@ pub enum BudgetError {
 /// What was spent of a [`BudgetPolicy`]. Its size is constant and no call allocates.
 ///
 /// Time is the duration since any fixed moment. A time before one already seen counts as the latest one seen.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Budget {
     policy: BudgetPolicy,
     requests: Window,
-    /// The retries that the share paid for.
+    spent: Mutex<Spent>,
+}
+
+/// A retry that a budget can pay for. Nobody else is offered one before it is taken or dropped.
+#[derive(Debug)]
+#[must_use = "an offer that is dropped is not spent"]
+pub struct Offer<'a> {
+    spent: MutexGuard<'a, Spent>,
+    source: Source,
+    now: Duration,
+}
+
+/// The retries that were paid for.
+#[derive(Debug)]
+struct Spent {
     from_share: Window,
-    /// The retries that the floor paid for.
     from_floor: Window,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Floor,
+    Share,
 }
 
 impl BudgetPolicy {
@@ -91,89 +118,136 @@ impl Budget {
         Self {
             policy,
             requests: Window::new(policy.interval),
-            from_share: Window::new(policy.interval),
-            from_floor: Window::new(Duration::from_secs(1)),
+            spent: Mutex::new(Spent {
+                from_share: Window::new(policy.interval),
+                from_floor: Window::new(Duration::from_secs(1)),
+            }),
         }
     }
 
     /// Counts a request. Its retries are not requests.
-    pub fn deposit(&mut self, now: Duration) {
+    pub fn deposit(&self, now: Duration) {
         self.requests.add(now);
     }
 
-    /// Takes one retry out, or says that there is none.
-    #[must_use]
-    pub fn withdraw(&mut self, now: Duration) -> bool {
-        if self.from_floor.at_least(now) < u64::from(self.policy.min_per_second) {
-            self.from_floor.add(now);
-            return true;
+    /// Offers one retry, or says that there is none.
+    pub fn offer(&self, now: Duration) -> Option<Offer<'_>> {
+        // A thread that panicked in here left whole numbers behind.
+        let spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if spent.from_floor.at_least(now) < u64::from(self.policy.min_per_second) {
+            return Some(Offer { spent, source: Source::Floor, now });
         }
         let share = self.requests.at_most(now) * u64::from(self.policy.percent) / 100;
-        if self.from_share.at_least(now) < share {
-            self.from_share.add(now);
-            return true;
-        }
-        false
+        (spent.from_share.at_least(now) < share).then_some(Offer { spent, source: Source::Share, now })
     }
 }
 
-/// How many slots a window has: ten make the window, and one more lets it be counted both ways.
+impl Offer<'_> {
+    /// Spends it.
+    pub fn take(self) {
+        match self.source {
+            Source::Floor => self.spent.from_floor.add(self.now),
+            Source::Share => self.spent.from_share.add(self.now),
+        }
+    }
+}
+
+/// The steps that a window is long.
+const STEPS: u64 = 10;
+/// One more than a window's steps, which lets it be counted both ways.
 const SLOTS: usize = 11;
 
 /// Counts events over a sliding window, in steps of a tenth of it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Window {
-    step: Duration,
+    step_nanos: u64,
     /// The number of the newest step since time's start.
-    newest: u128,
-    /// The events of each step, the newest first.
-    slots: [u32; SLOTS],
+    newest: AtomicU64,
+    slots: [AtomicU64; SLOTS],
+}
+
+/// The events of one step, as a slot holds it: the step's number above, the count below. A slot of an earlier step is
+/// empty for whoever looks for a later one, so that nobody has to clear it.
+#[derive(Clone, Copy)]
+struct Slot(u64);
+
+impl Slot {
+    const BITS: u32 = 32;
+    const MASK: u64 = (1 << Self::BITS) - 1;
+
+    fn step(self) -> u64 {
+        self.0 >> Self::BITS
+    }
+
+    fn count(self) -> u64 {
+        self.0 & Self::MASK
+    }
+
+    fn first_of(step: u64) -> Self {
+        Self((step << Self::BITS) | 1)
+    }
 }
 
 impl Window {
     /// A length of a second or more: a step is never zero.
     fn new(length: Duration) -> Self {
-        Self { step: length / 10, newest: 0, slots: [0; SLOTS] }
+        let step_nanos = u64::try_from(length.as_nanos() / u128::from(STEPS)).unwrap_or(u64::MAX);
+        Self { step_nanos, newest: AtomicU64::default(), slots: Default::default() }
     }
 
-    fn add(&mut self, now: Duration) {
-        self.advance(now);
-        self.slots[0] = self.slots[0].saturating_add(1);
+    fn add(&self, now: Duration) {
+        let step = self.advance(now);
+        let slot = &self.slots[usize::try_from(step).unwrap_or(usize::MAX) % SLOTS];
+        let mut seen = Slot(slot.load(Ordering::Relaxed));
+        // A slot is of a later step where this thread was held up since it looked at the time.
+        while seen.step() < step {
+            let fresh = Slot::first_of(step).0;
+            match slot.compare_exchange_weak(seen.0, fresh, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = Slot(now),
+            }
+        }
+        // At half of what fits: other threads may add between the look and the addition.
+        if seen.count() < Slot::MASK / 2 {
+            slot.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The events of the window and of up to one step before it: nothing within it is forgotten.
-    fn at_least(&mut self, now: Duration) -> u64 {
-        self.advance(now);
-        total(&self.slots)
+    fn at_least(&self, now: Duration) -> u64 {
+        self.total(now, STEPS + 1)
     }
 
     /// The events of the window without up to one step at its start: nothing before it is counted.
-    fn at_most(&mut self, now: Duration) -> u64 {
-        self.advance(now);
-        total(&self.slots[..SLOTS - 1])
+    fn at_most(&self, now: Duration) -> u64 {
+        self.total(now, STEPS)
     }
 
-    fn advance(&mut self, now: Duration) {
-        let step = now.as_nanos() / self.step.as_nanos();
-        let begun = usize::try_from(step.saturating_sub(self.newest)).unwrap_or(SLOTS).min(SLOTS);
-        self.slots.rotate_right(begun);
-        self.slots[..begun].fill(0);
-        self.newest = self.newest.max(step);
+    /// The events of so many steps, the newest being the last.
+    fn total(&self, now: Duration, steps: u64) -> u64 {
+        let newest = self.advance(now);
+        let slots = self.slots.iter().map(|slot| Slot(slot.load(Ordering::Relaxed)));
+        slots.filter(|slot| slot.step() + steps > newest).map(Slot::count).sum()
     }
-}
 
-fn total(slots: &[u32]) -> u64 {
-    slots.iter().copied().map(u64::from).sum()
+    /// The newest step, which may be that of now. Time stands still after 2^32 steps: 13 years of the shortest.
+    fn advance(&self, now: Duration) -> u64 {
+        let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let step = (nanos / self.step_nanos).min(Slot::MASK);
+        let newest = self.newest.load(Ordering::Relaxed);
+        if step > newest { self.newest.fetch_max(step, Ordering::Relaxed).max(step) } else { newest }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
     use std::time::Duration;
 
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::{Budget, BudgetError, BudgetPolicy};
+    use super::{Budget, BudgetError, BudgetPolicy, Offer};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -181,8 +255,12 @@ mod tests {
         Budget::new(BudgetPolicy::try_new(percent, min_per_second, interval).unwrap())
     }
 
-    fn withdrawn(budget: &mut Budget, now: Duration, asked: u32) -> usize {
-        (0..asked).filter(|_| budget.withdraw(now)).count()
+    fn withdraw(budget: &Budget, now: Duration) -> bool {
+        budget.offer(now).map(Offer::take).is_some()
+    }
+
+    fn withdrawn(budget: &Budget, now: Duration, asked: u32) -> usize {
+        (0..asked).filter(|_| withdraw(budget, now)).count()
     }
 
     #[test]
@@ -195,55 +273,90 @@ mod tests {
 
     #[test]
     fn the_floor_is_there_without_any_request_and_again_after_a_second() {
-        let mut budget = budget(20, 10, 10 * SECOND);
-        assert_eq!(withdrawn(&mut budget, Duration::ZERO, 50), 10);
-        assert_eq!(withdrawn(&mut budget, Duration::from_millis(999), 50), 0);
-        assert_eq!(withdrawn(&mut budget, Duration::from_millis(1_100), 50), 10);
+        let budget = budget(20, 10, 10 * SECOND);
+        assert_eq!(withdrawn(&budget, Duration::ZERO, 50), 10);
+        assert_eq!(withdrawn(&budget, Duration::from_millis(999), 50), 0);
+        assert_eq!(withdrawn(&budget, Duration::from_millis(1_100), 50), 10);
     }
 
     #[test]
     fn a_quiet_interval_does_not_save_the_floor_up() {
-        let mut budget = budget(20, 10, 10 * SECOND);
-        assert_eq!(withdrawn(&mut budget, 1_000 * SECOND, 500), 10);
+        let budget = budget(20, 10, 10 * SECOND);
+        assert_eq!(withdrawn(&budget, 1_000 * SECOND, 500), 10);
     }
 
     #[test]
     fn the_share_comes_on_top_of_the_floor_and_leaves_with_its_requests() {
-        let mut budget = budget(20, 10, 10 * SECOND);
+        let budget = budget(20, 10, 10 * SECOND);
         for _ in 0..100 {
             budget.deposit(Duration::ZERO);
         }
-        assert_eq!(withdrawn(&mut budget, Duration::ZERO, 500), 10 + 20);
-        assert_eq!(withdrawn(&mut budget, 5 * SECOND, 500), 10);
-        assert_eq!(withdrawn(&mut budget, 20 * SECOND, 500), 10);
+        assert_eq!(withdrawn(&budget, Duration::ZERO, 500), 10 + 20);
+        assert_eq!(withdrawn(&budget, 5 * SECOND, 500), 10);
+        assert_eq!(withdrawn(&budget, 20 * SECOND, 500), 10);
     }
 
     #[test]
     fn nothing_is_allowed_where_nothing_is_granted() {
-        let mut budget = budget(0, 0, SECOND);
+        let budget = budget(0, 0, SECOND);
         budget.deposit(Duration::ZERO);
-        assert!(!budget.withdraw(Duration::ZERO));
+        assert!(!withdraw(&budget, Duration::ZERO));
     }
 
     #[test]
     fn a_hundred_percent_is_one_retry_a_request() {
-        let mut budget = budget(100, 0, SECOND);
+        let budget = budget(100, 0, SECOND);
         for _ in 0..7 {
             budget.deposit(SECOND);
         }
-        assert_eq!(withdrawn(&mut budget, SECOND, 500), 7);
+        assert_eq!(withdrawn(&budget, SECOND, 500), 7);
     }
 
     #[test]
     fn time_may_stand_still_run_back_and_jump_to_its_end() {
-        let mut budget = budget(50, 1, SECOND);
+        let budget = budget(50, 1, SECOND);
         for now in [10 * SECOND, Duration::ZERO, 10 * SECOND] {
             budget.deposit(now);
         }
         // The floor's one and the share's 50 % of three, all at ten seconds.
-        assert_eq!(withdrawn(&mut budget, 3 * SECOND, 500), 1 + 1);
-        assert_eq!(withdrawn(&mut budget, Duration::MAX, 500), 1);
-        assert_eq!(withdrawn(&mut budget, Duration::ZERO, 500), 0);
+        assert_eq!(withdrawn(&budget, 3 * SECOND, 500), 1 + 1);
+        assert_eq!(withdrawn(&budget, Duration::MAX, 500), 1);
+        assert_eq!(withdrawn(&budget, Duration::ZERO, 500), 0);
+    }
+
+    #[test]
+    fn an_offer_that_is_not_taken_costs_nothing() {
+        let budget = budget(0, 1, SECOND);
+        drop(budget.offer(SECOND).unwrap());
+        assert_eq!(withdrawn(&budget, SECOND, 5), 1);
+    }
+
+    /// More threads than cores, so that some are stopped anywhere in the middle.
+    const THREADS: u32 = 8;
+
+    #[test]
+    fn no_request_is_lost_where_threads_race_over_the_edges_of_steps() {
+        let budget = budget(100, 0, 10 * SECOND);
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                // Nine steps of a second each: all of them are within the interval at its end.
+                scope.spawn(|| (0..9_000).for_each(|millis| budget.deposit(Duration::from_millis(millis))));
+            }
+        });
+        assert_eq!(budget.requests.at_most(9 * SECOND), u64::from(THREADS) * 9_000);
+        assert_eq!(budget.requests.at_least(21 * SECOND), 0);
+    }
+
+    #[test]
+    fn threads_that_race_for_retries_get_the_floor_and_the_share_and_no_more() {
+        let budget = budget(20, 10, 10 * SECOND);
+        (0..1_000).for_each(|_| budget.deposit(SECOND));
+        let total: usize = thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..THREADS).map(|_| scope.spawn(|| withdrawn(&budget, SECOND, 100))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(total, 10 + 200);
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -272,7 +385,7 @@ mod tests {
             min_per_second in 0u32..5,
             seconds in 1u64..4,
         ) {
-            let mut budget = budget(percent, min_per_second, Duration::from_secs(seconds));
+            let budget = budget(percent, min_per_second, Duration::from_secs(seconds));
             let (percent, floor) = (usize::try_from(percent).unwrap(), usize::try_from(min_per_second).unwrap());
             let interval = seconds * 1_000;
             let (mut now, mut requests, mut from_floor, mut from_share) = (0, vec![], vec![], vec![]);
@@ -284,13 +397,13 @@ mod tests {
                         requests.push(now);
                     }
                     Step::Withdraw => {
-                        let before = budget.from_share.at_least(Duration::from_millis(now));
-                        if !budget.withdraw(Duration::from_millis(now)) {
+                        let before = budget.spent.lock().unwrap().from_share.at_least(Duration::from_millis(now));
+                        if !withdraw(&budget, Duration::from_millis(now)) {
                             prop_assert!(within(&from_floor, now, 1_100) >= floor, "the floor had room");
                             let share = within(&requests, now, interval * 9 / 10) * percent / 100;
                             let spent = within(&from_share, now, interval * 11 / 10);
                             prop_assert!(spent >= share, "the share had room");
-                        } else if budget.from_share.at_least(Duration::from_millis(now)) > before {
+                        } else if budget.spent.lock().unwrap().from_share.at_least(Duration::from_millis(now)) > before {
                             from_share.push(now);
                             let share = within(&requests, now, interval) * percent / 100;
                             prop_assert!(within(&from_share, now, interval) <= share);

@@ -3,10 +3,10 @@
 use crate::{
     endpoint::Choice,
     intercept::NetworkNamespace,
-    observe::{Attempt, Attempts, BudgetScope, Metrics},
+    observe::{Attempt, Attempts, Metrics},
     policy::Policy,
     reason::{AttemptOutcome, Reason},
-    retry::{self, Budgets, Jitter, Verdict, budgets, connect::decide},
+    retry::{self, Budgets, Jitter, Verdict, connect::decide},
 };
 use nix::{
     errno::Errno,
@@ -15,7 +15,6 @@ use nix::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
-    cell::RefCell,
     io::{self, ErrorKind},
     net::{self, SocketAddr},
     os::fd::AsFd as _,
@@ -52,7 +51,7 @@ pub struct Progress {
 
 /// What the attempts of all connections have in common.
 pub struct Shared<'a> {
-    pub budgets: &'a RefCell<Budgets>,
+    pub budgets: &'a Budgets,
     pub metrics: &'a Metrics,
     /// Where the budgets' clock starts.
     pub epoch: Instant,
@@ -68,7 +67,8 @@ pub async fn connect(
     progress: &mut Progress,
 ) -> Result<(net::TcpStream, SocketAddr), Failed> {
     let begun = Instant::now();
-    shared.budgets.borrow_mut().deposit(destination, policy.budget, begun - shared.epoch);
+    let budget = shared.budgets.destination(destination, policy.budget);
+    budget.deposit(begun - shared.epoch);
     let mut backoff = Duration::ZERO;
     let mut made = 0;
     loop {
@@ -89,12 +89,8 @@ pub async fn connect(
         match decide(&policy.tcp, &attempts, outcome, Jitter::from_bits(fastrand::u64(..))) {
             Verdict::GiveUp { why } => return Err(Failed { why, last: outcome }),
             Verdict::Retry { after } => {
-                let now = shared.epoch.elapsed();
-                if let Err(scope) = shared.budgets.borrow_mut().withdraw(destination, policy.budget, now) {
-                    shared.metrics.budget_refused(match scope {
-                        budgets::Scope::Destination => BudgetScope::Destination,
-                        budgets::Scope::Node => BudgetScope::Node,
-                    });
+                if let Err(scope) = budget.withdraw(shared.epoch.elapsed()) {
+                    shared.metrics.budget_refused(scope);
                     return Err(Failed { why: Reason::BudgetExhausted, last: outcome });
                 }
                 shared.metrics.retried(outcome);
