@@ -122,6 +122,9 @@ const fn is_give_up(reason: Reason) -> bool {
     match reason {
         Reason::ClientGone
         | Reason::NotRetriable
+        | Reason::NotRepeatable
+        | Reason::NotReplayable
+        | Reason::TooManyRetries
         | Reason::AttemptsExhausted
         | Reason::TimedOut
         | Reason::BudgetExhausted
@@ -129,6 +132,10 @@ const fn is_give_up(reason: Reason) -> bool {
         | Reason::NoOriginalDestination
         | Reason::HandshakeLost => true,
         Reason::Closed
+        | Reason::Responded
+        | Reason::IdleTimeout
+        | Reason::BadRequest
+        | Reason::HeadTooLarge
         | Reason::ClientReset
         | Reason::UpstreamReset
         | Reason::UpstreamTimeout

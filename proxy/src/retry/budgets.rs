@@ -32,13 +32,13 @@ pub struct Budgets(Arc<Inner>);
 pub struct DestinationBudget {
     own: Budget,
     node: Arc<Budget>,
-    under_way: AtomicU32,
+    under_way: Arc<AtomicU32>,
 }
 
 /// A retry to a destination, from the decision to make it until this is dropped.
 #[derive(Debug)]
 #[must_use = "the retry counts as under way for as long as this lives"]
-pub struct RetryUnderWay(Arc<DestinationBudget>);
+pub struct RetryUnderWay(Arc<AtomicU32>);
 
 impl Budgets {
     #[must_use]
@@ -54,7 +54,7 @@ impl Budgets {
         known.look_up((destination, policy), || DestinationBudget {
             own: Budget::new(policy),
             node: Arc::clone(&self.0.node),
-            under_way: AtomicU32::new(0),
+            under_way: Arc::default(),
         })
     }
 }
@@ -77,17 +77,17 @@ impl DestinationBudget {
     }
 
     /// Begins a retry unless so many are under way already, those that wait for their backoff to end included.
-    pub fn begin_retry(self: &Arc<Self>, max_concurrent: Option<u32>) -> Option<RetryUnderWay> {
+    pub fn begin_retry(&self, max_concurrent: Option<u32>) -> Option<RetryUnderWay> {
         let max = max_concurrent.unwrap_or(u32::MAX);
         let one_more = |under_way: u32| under_way.checked_add(1).filter(|more| *more <= max);
         let began = self.under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        began.is_ok().then(|| RetryUnderWay(Arc::clone(self)))
+        began.is_ok().then(|| RetryUnderWay(Arc::clone(&self.under_way)))
     }
 }
 
 impl Drop for RetryUnderWay {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
