@@ -14,7 +14,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub use destination::{Address, Destination, Host, Network};
-pub use headers::{HeaderMatcher, Headers, Pattern, ValueMatcher};
+pub use headers::{HeaderMatcher, HeaderName, Headers, NoHeaderName, Pattern, PatternError, ValueMatcher};
 pub use http::{AddedHeaders, ConnectFailure, HttpPolicy, Protocol, UpstreamMode};
 pub use table::{DuplicateName, Match, Table};
 

@@ -56,9 +56,7 @@ impl Backoff {
         // Beyond 64 doublings even one nanosecond is past every maximum.
         let doublings = retry.saturating_sub(1).min(64);
         let ceiling = (u128::from(nanos(self.base)) << doublings).min(u128::from(nanos(self.max)));
-        // A point of [0, 2^64) is a fraction of [0, 1), so the product is below the ceiling and fits.
-        let point = (ceiling * u128::from(jitter.0)) >> 64;
-        Duration::from_nanos(u64::try_from(point).unwrap_or(u64::MAX))
+        jitter.of(Duration::from_nanos(u64::try_from(ceiling).unwrap_or(u64::MAX)))
     }
 }
 
@@ -74,6 +72,14 @@ impl Jitter {
     #[must_use]
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
+    }
+
+    /// The fraction of this range, which is always less than the whole.
+    #[must_use]
+    pub fn of(self, range: Duration) -> Duration {
+        // A point of [0, 2^64) is a fraction of [0, 1), so the product is below the range and fits.
+        let point = (u128::from(nanos(range)) * u128::from(self.0)) >> 64;
+        Duration::from_nanos(u64::try_from(point).unwrap_or(u64::MAX))
     }
 }
 

@@ -1,6 +1,22 @@
 //! Whether a failed request is tried again.
+//!
+//! What a condition means is Envoy's word. Beyond it one rule of redial's own holds: what the upstream may have executed is
+//! repeated only where [`Methods`] allows it, whatever the conditions say. The budget is not asked here: the caller asks it
+//! once the verdict is to retry, so that no retry is paid for which is not made.
+
+mod conditions;
+mod facts;
+mod methods;
+mod rate_limited;
+mod status_codes;
 
 use std::time::Duration;
+
+pub use conditions::{Condition, Conditions};
+pub use facts::{RequestFacts, ResponseFacts, grpc_status};
+pub use methods::{Method, Methods, NoMethod};
+pub use rate_limited::{RateLimitedBackoff, RateLimitedBackoffError, ResetFormat, ResetHeader};
+pub use status_codes::{NoStatusCode, StatusCodes};
 
 use super::{Attempts, Backoff, Jitter};
 use crate::policy::HeaderMatcher;
@@ -10,15 +26,19 @@ use crate::reason::{AttemptOutcome, Reason};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRetry {
     pub retry_on: Conditions,
+    /// What [`Condition::RetriableStatusCodes`] retries.
     pub status_codes: StatusCodes,
-    /// Responses that `retriable-headers` retries: any of these matches.
+    /// Responses that [`Condition::RetriableHeaders`] retries: any of these matches.
     pub response_headers: Vec<HeaderMatcher>,
     /// Where not empty, a request that none of these matches is never retried.
     pub request_headers: Vec<HeaderMatcher>,
     /// The requests that are retried although the upstream may have executed them.
     pub methods: Methods,
+    /// How many attempts may follow the first.
     pub num_retries: u32,
+    /// From the end of the client's request, once the attempt has a connection, to the response's head.
     pub per_try_timeout: Option<Duration>,
+    /// How long an attempt may go without a byte from the upstream; begins as the per-try timeout does.
     pub per_try_idle_timeout: Option<Duration>,
     pub backoff: Backoff,
     pub rate_limited_backoff: Option<RateLimitedBackoff>,
@@ -29,85 +49,12 @@ pub struct RequestRetry {
     pub max_concurrent_retries: Option<u32>,
 }
 
-/// A set of [`Condition`]s.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Conditions(u32);
-
-/// When a request is retried: Envoy's `retry_on` and `retry_grpc_on` tokens, with its meaning of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Condition {
-    ServerError,
-    GatewayError,
-    Reset,
-    ResetBeforeRequest,
-    ConnectFailure,
-    RefusedStream,
-    Retriable4xx,
-    RetriableStatusCodes,
-    RetriableHeaders,
-    EnvoyRateLimited,
-    /// Accepted, and can never be: redial does not speak HTTP/3.
-    Http3PostConnectFailure,
-    Cancelled,
-    DeadlineExceeded,
-    Internal,
-    ResourceExhausted,
-    Unavailable,
-}
-
-/// A set of status codes from 100 to 599.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StatusCodes([u64; 8]);
-
-/// The requests that may be executed twice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Methods {
-    /// All.
-    Any,
-    /// Those of idempotent methods (RFC 9110, section 9.2.2), and those with an `Idempotency-Key`.
-    Idempotent,
-    /// Those of these methods, and those with an `Idempotency-Key`.
-    These(Vec<Box<str>>),
-}
-
-/// The pause before a retry that the response itself asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RateLimitedBackoff {
-    /// The first that a response has, and that is not over the maximum, is taken.
-    pub reset_headers: Vec<ResetHeader>,
-    pub max: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResetHeader {
-    /// In lower case.
-    pub name: Box<str>,
-    pub format: ResetFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResetFormat {
-    /// Whole seconds from now; `Retry-After`'s date is taken as well.
-    Seconds,
-    /// A point in time, in seconds since 1970.
-    UnixTimestamp,
-}
-
 /// Where a retry goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostSelection {
     pub avoid_previous: bool,
     /// How many endpoints are looked at before one that was tried already is taken.
     pub max_attempts: u32,
-}
-
-/// What the decision needs to know of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestFacts {
-    /// By [`Methods`] and the request's own headers: it may be executed twice.
-    pub repeatable: bool,
-    /// By [`RequestRetry::request_headers`]: it may be retried at all.
-    pub retriable: bool,
 }
 
 /// How far an attempt got before it failed.
@@ -147,20 +94,6 @@ pub enum Outcome {
     Failed { progress: Progress, cause: Cause },
 }
 
-/// What the decision needs to know of a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResponseFacts {
-    pub status: u16,
-    /// Of the head, or of trailers that no message came before.
-    pub grpc_status: Option<u32>,
-    /// `x-envoy-ratelimited` is there.
-    pub rate_limited: bool,
-    /// One of [`RequestRetry::response_headers`] matches.
-    pub retriable_header: bool,
-    /// How long the response asks to wait, by [`RequestRetry::rate_limited_backoff`].
-    pub reset_after: Option<Duration>,
-}
-
 /// Whether the request can be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
@@ -182,12 +115,195 @@ pub enum Verdict {
 /// Says what to do after an attempt. The request's own timeout is the caller's: a pause that outlasts it ends there.
 #[must_use]
 pub fn decide(
-    _policy: &RequestRetry,
-    _request: RequestFacts,
-    _attempts: &Attempts,
-    _outcome: &Outcome,
-    _replay: Replay,
-    _jitter: Jitter,
+    policy: &RequestRetry,
+    request: RequestFacts,
+    attempts: &Attempts,
+    outcome: &Outcome,
+    replay: Replay,
+    jitter: Jitter,
 ) -> Verdict {
-    Verdict::Deliver { why: Reason::NotRetriable }
+    if let Outcome::Failed { cause: Cause::Connect(AttemptOutcome::Cancelled), .. } = outcome {
+        return Verdict::Deliver { why: Reason::ClientGone };
+    }
+    let matched = if request.retriable { matched(policy, request, outcome) } else { None };
+    let Some(why) = matched else {
+        let why = match outcome {
+            Outcome::Response(_) => Reason::Responded,
+            Outcome::Failed { .. } => Reason::NotRetriable,
+        };
+        return Verdict::Deliver { why };
+    };
+    if outcome.may_be_executed() && !request.repeatable {
+        return Verdict::Deliver { why: Reason::NotRepeatable };
+    }
+    if attempts.made > policy.num_retries {
+        return Verdict::Deliver { why: Reason::AttemptsExhausted };
+    }
+    match replay {
+        Replay::Lost => return Verdict::Deliver { why: Reason::NotReplayable },
+        Replay::Ready => {}
+    }
+    let after = match outcome {
+        // The upstream may be asked again at once, only not in early data (RFC 8470, section 5.2).
+        Outcome::Response(ResponseFacts { status: TOO_EARLY, .. })
+            if why == Condition::RetriableStatusCodes =>
+        {
+            Duration::ZERO
+        }
+        Outcome::Response(ResponseFacts { reset_after: Some(interval), .. }) => {
+            RateLimitedBackoff::delay(*interval, jitter)
+        }
+        Outcome::Response(ResponseFacts { reset_after: None, .. }) | Outcome::Failed { .. } => {
+            policy.backoff.delay(attempts.made, jitter)
+        }
+    };
+    Verdict::Retry { after, why }
 }
+
+const CONFLICT: u16 = 409;
+const TOO_EARLY: u16 = 425;
+
+/// The conditions that are about a failure without a response, whatever it was.
+const ANY_FAILURE: Conditions =
+    Conditions::of(&[Condition::Reset, Condition::GatewayError, Condition::ServerError]);
+
+/// The conditions that a policy shows by that it repeats what the upstream provably did not take.
+const NOT_TAKEN: Conditions = ANY_FAILURE.with(Conditions::of(&[
+    Condition::ConnectFailure,
+    Condition::RefusedStream,
+    Condition::ResetBeforeRequest,
+]));
+
+/// The first of the policy's conditions that holds for the outcome.
+fn matched(policy: &RequestRetry, request: RequestFacts, outcome: &Outcome) -> Option<Condition> {
+    policy.retry_on.iter().find(|&condition| match outcome {
+        Outcome::Response(response) => holds_for_response(condition, policy, request, response),
+        Outcome::Failed { progress, cause } => holds_for_failure(condition, *progress, *cause),
+    })
+}
+
+fn holds_for_response(
+    condition: Condition,
+    policy: &RequestRetry,
+    request: RequestFacts,
+    response: &ResponseFacts,
+) -> bool {
+    let status = response.status;
+    // Whoever limits the rate has said that a retry is no help; only who asks for just that gets one.
+    if response.rate_limited {
+        return condition == Condition::EnvoyRateLimited;
+    }
+    match condition {
+        Condition::RetriableStatusCodes => {
+            policy.status_codes.contains(status) && !(status == TOO_EARLY && request.early_data)
+        }
+        Condition::RetriableHeaders => response.retriable_header,
+        Condition::Retriable4xx => status == CONFLICT,
+        Condition::GatewayError => matches!(status, 502..=504),
+        Condition::ServerError => matches!(status, 500..=599),
+        Condition::Cancelled
+        | Condition::DeadlineExceeded
+        | Condition::ResourceExhausted
+        | Condition::Internal
+        | Condition::Unavailable => response.grpc_status == condition.grpc_status(),
+        Condition::EnvoyRateLimited
+        | Condition::ConnectFailure
+        | Condition::Http3PostConnectFailure
+        | Condition::RefusedStream
+        | Condition::ResetBeforeRequest
+        | Condition::Reset => false,
+    }
+}
+
+fn holds_for_failure(condition: Condition, progress: Progress, cause: Cause) -> bool {
+    match (progress, cause) {
+        // The client may have seen some of the response. And a connection that was made has not failed to be made.
+        (Progress::HeadReceived, _) | (_, Cause::Connect(AttemptOutcome::Connected)) => return false,
+        (Progress::NotTaken, _) => return NOT_TAKEN.contains(condition),
+        (Progress::NotSent | Progress::Sent, _) => {}
+    }
+    match condition {
+        Condition::ConnectFailure => cause.is_connect(),
+        Condition::RefusedStream => cause == Cause::RefusedStream,
+        Condition::ResetBeforeRequest => progress == Progress::NotSent || cause.is_connect(),
+        Condition::Reset | Condition::GatewayError | Condition::ServerError => {
+            ANY_FAILURE.contains(condition)
+        }
+        Condition::EnvoyRateLimited
+        | Condition::RetriableStatusCodes
+        | Condition::RetriableHeaders
+        | Condition::Cancelled
+        | Condition::DeadlineExceeded
+        | Condition::ResourceExhausted
+        | Condition::Internal
+        | Condition::Unavailable
+        | Condition::Retriable4xx
+        | Condition::Http3PostConnectFailure => false,
+    }
+}
+
+impl Outcome {
+    /// Whether the upstream may have executed the request.
+    #[must_use]
+    pub fn may_be_executed(&self) -> bool {
+        match self {
+            Self::Response(_) => true,
+            Self::Failed { progress, cause } => match progress {
+                Progress::NotSent | Progress::NotTaken => false,
+                Progress::Sent | Progress::HeadReceived => {
+                    !cause.is_connect() && *cause != Cause::RefusedStream
+                }
+            },
+        }
+    }
+}
+
+impl Cause {
+    const fn is_connect(self) -> bool {
+        match self {
+            Self::Connect(_) => true,
+            Self::ConnectionLost
+            | Self::RefusedStream
+            | Self::StreamReset
+            | Self::Protocol
+            | Self::PerTryTimeout
+            | Self::PerTryIdleTimeout => false,
+        }
+    }
+}
+
+impl HostSelection {
+    /// The most endpoints that may be looked at for one attempt.
+    pub const MAX_ATTEMPTS: u32 = 1_000;
+}
+
+/// Another endpoint than those tried, if five looks find one.
+impl Default for HostSelection {
+    fn default() -> Self {
+        Self { avoid_previous: true, max_attempts: 5 }
+    }
+}
+
+/// What a native document that says nothing gets: two retries of what tells of an upstream that is not there.
+impl Default for RequestRetry {
+    fn default() -> Self {
+        Self {
+            retry_on: Conditions::DEFAULT,
+            status_codes: StatusCodes::default(),
+            response_headers: Vec::new(),
+            request_headers: Vec::new(),
+            methods: Methods::Idempotent,
+            num_retries: 2,
+            per_try_timeout: None,
+            per_try_idle_timeout: None,
+            backoff: Backoff::default(),
+            rate_limited_backoff: None,
+            hosts: HostSelection::default(),
+            hedge_on_per_try_timeout: false,
+            max_concurrent_retries: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
