@@ -15,7 +15,7 @@ use thiserror::Error;
 
 pub use destination::{Address, Destination, Host, Network};
 pub use headers::{HeaderMatcher, HeaderName, Headers, NoHeaderName, Pattern, PatternError, ValueMatcher};
-pub use http::{AddedHeaders, ConnectFailure, HttpPolicy, Protocol, UpstreamMode};
+pub use http::{AddedHeaders, ConnectFailure, HttpPolicy, Protocol, REQUEST_HEADERS, UpstreamMode};
 pub use table::{DuplicateName, Match, Table};
 
 use crate::retry::{BudgetPolicy, ConnectRetry};

@@ -1,6 +1,10 @@
 //! What redial does with the requests of a connection.
 
+mod overrides;
+
 use std::time::Duration;
+
+pub use overrides::REQUEST_HEADERS;
 
 use crate::retry::RequestRetry;
 
@@ -36,6 +40,28 @@ pub struct HttpPolicy {
     pub upstream: UpstreamMode,
     /// A request whose time is up is answered with 204 instead of 504. Only a request's own header asks for it.
     pub timeout_alt_response: bool,
+}
+
+impl HttpPolicy {
+    /// What a native document that says nothing keeps of a request's body.
+    pub const DEFAULT_MAX_BUFFERED_BODY: usize = 1 << 20;
+}
+
+/// What a native document that says nothing gets.
+impl Default for HttpPolicy {
+    fn default() -> Self {
+        Self {
+            retry: RequestRetry::default(),
+            timeout: None,
+            idle_timeout: None,
+            max_buffered_body: Self::DEFAULT_MAX_BUFFERED_BODY,
+            honour_request_headers: false,
+            added_headers: AddedHeaders::default(),
+            connect_failure: ConnectFailure::default(),
+            upstream: UpstreamMode::default(),
+            timeout_alt_response: false,
+        }
+    }
 }
 
 /// The headers that redial adds to requests and responses.
