@@ -2,6 +2,7 @@
 
 pub mod connect;
 pub mod relay;
+pub mod socket;
 mod workers;
 
 pub use connect::{Dialer, Failed};

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     endpoint::Names,
+    http::replay::Buffers,
     intercept::{Attachment, Cgroup, InterceptError, NetworkNamespace, Original, Programs},
     observe::{
         AccessLog, Connection, Metrics, RecentGiveUps, Status,
@@ -38,6 +39,9 @@ const SEARCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it is looked whether there is room again, while there is none.
 const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How many bytes of requests' bodies are kept for retries, of all requests together.
+const MAX_BUFFERED: usize = 128 << 20;
+
 pub struct Node {
     programs: Rc<RefCell<Programs>>,
     full: Cell<bool>,
@@ -56,6 +60,7 @@ pub struct Node {
     known_cgroups: RefCell<HashMap<u64, Arc<str>>>,
     last_search: Cell<Option<Instant>>,
     limits: Limits,
+    buffers: Buffers,
     workers: Workers,
     metrics: Metrics,
     give_ups: RecentGiveUps,
@@ -99,6 +104,7 @@ impl Node {
             known_cgroups: RefCell::default(),
             last_search: Cell::new(None),
             limits,
+            buffers: Buffers::new(MAX_BUFFERED),
             workers: Workers::start(threads, &on_end)?,
             metrics,
             give_ups,
@@ -121,6 +127,11 @@ impl Node {
     /// What the attempts of all connections share.
     pub fn shared(&self) -> connect::Shared<'_> {
         connect::Shared { budgets: &self.budgets, metrics: &self.metrics, epoch: self.epoch }
+    }
+
+    /// What is kept of requests' bodies.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     // Workloads.

@@ -3,9 +3,10 @@
 use super::{clients::Client, engine::Engine, limits::Slot, node::Node};
 use crate::{
     endpoint::Choice,
+    http::{connection::Http, exchange::Prior},
     intercept::{Answer, Handshake, Original, Syn},
     observe::{self, Connection, Timestamp},
-    policy::Policy,
+    policy::{ConnectFailure, Policy, Protocol},
     reason::{AttemptOutcome, Reason},
     tcp::{Dialer, Failed, Job, connect, relay},
 };
@@ -138,8 +139,9 @@ impl Arrival {
             }
         };
         let mut record = self.record(progress);
-        let (upstream, endpoint) = match result {
-            Ok(connected) => connected,
+        let made = match result {
+            Ok(connected) => Made::connected(connected, &record),
+            Err(failed) if self.answers_in_http(failed.why) => Made::nothing(failed.last, &record),
             Err(failed) => {
                 tracing::debug!(destination = %self.destination, why = failed.why.as_str(), "gave up");
                 record.reason = failed.why;
@@ -149,11 +151,7 @@ impl Arrival {
                 return self.end(record);
             }
         };
-        record.endpoint = Some(endpoint);
-        record.source = upstream.local_addr().ok();
-        if let Some(local) = record.source {
-            node.connected(self.socket_cookie, local);
-        }
+        self.note(&made, &mut record);
         let mut accepted = engine.expect(syn.client());
         if let Err(error) = engine.send(&syn.released()) {
             // The client's own next SYN passes, a second after its first.
@@ -172,11 +170,11 @@ impl Arrival {
             () = sleep(HANDSHAKE_PATIENCE) => Err(Reason::HandshakeLost),
         };
         match result {
-            Ok(stream) => self.relay(stream, upstream, record),
+            Ok(stream) => self.serve(stream, made, record),
             Err(reason) => {
                 drop(accepted);
                 engine.forget(syn.client());
-                relay::reset(&upstream);
+                made.upstream.iter().for_each(relay::reset);
                 record.reason = reason;
                 self.end(record);
             }
@@ -193,21 +191,17 @@ impl Arrival {
                 .await
         };
         let mut record = self.record(progress);
-        match result {
-            Ok((upstream, endpoint)) => {
-                record.endpoint = Some(endpoint);
-                record.source = upstream.local_addr().ok();
-                if let Some(local) = record.source {
-                    node.connected(self.socket_cookie, local);
-                }
-                self.relay(client, upstream, record);
-            }
+        let made = match result {
+            Ok(connected) => Made::connected(connected, &record),
+            Err(failed) if self.answers_in_http(failed.why) => Made::nothing(failed.last, &record),
             Err(failed) => {
                 relay::reset(&client);
                 record.reason = failed.why;
-                self.end(record);
+                return self.end(record);
             }
-        }
+        };
+        self.note(&made, &mut record);
+        self.serve(client, made, record);
     }
 
     /// Makes the client's connect() fail as the last attempt did.
@@ -223,9 +217,45 @@ impl Arrival {
         answer(&self.node, engine, client, self.socket_cookie, syn, words).await;
     }
 
-    fn relay(self, client: net::TcpStream, upstream: net::TcpStream, record: Connection) {
+    /// Whether the client is told by HTTP that no attempt made a connection.
+    fn answers_in_http(&self, why: Reason) -> bool {
+        why != Reason::ClientGone
+            && self
+                .policy
+                .http
+                .as_ref()
+                .is_some_and(|http| http.connect_failure == ConnectFailure::Unavailable)
+    }
+
+    /// Tells the programs and the record what the attempts came to.
+    fn note(&self, made: &Made, record: &mut Connection) {
+        record.endpoint = made.endpoint;
+        record.source = made.upstream.as_ref().and_then(|upstream| upstream.local_addr().ok());
+        // Without an upstream connection nothing was seen on the wire: the address is what it would have been.
+        if let Some(local) = record.source.or_else(|| self.dialer.source(self.destination).ok()) {
+            self.node.connected(self.socket_cookie, local);
+        }
+    }
+
+    fn serve(self, client: net::TcpStream, made: Made, record: Connection) {
         let guard = Box::new((self.slot, self.node.metrics().connection_opened()));
-        self.node.relay(Job { client, upstream, record, begun: self.begun.into_std(), guard });
+        let http = self.policy.http.as_ref().filter(|_| self.policy.protocol != Protocol::Tcp).map(|http| {
+            let shared = self.node.shared();
+            Box::new(Http {
+                policy: Arc::clone(&self.policy),
+                http: Arc::clone(http),
+                endpoint: made.endpoint,
+                // A request begins where the connection leads.
+                endpoints: self.endpoints.starting_at(made.endpoint),
+                dialer: self.dialer,
+                budget: shared.budgets.destination(self.destination, self.policy.budget),
+                epoch: shared.epoch,
+                buffers: self.node.buffers().clone(),
+                prior: made.prior,
+            })
+        });
+        let begun = self.begun.into_std();
+        self.node.relay(Job { client, upstream: made.upstream, http, record, begun, guard });
     }
 
     fn record(&self, progress: connect::Progress) -> Connection {
@@ -252,6 +282,29 @@ impl Arrival {
     fn end(&self, record: Connection) {
         self.node.ended(Connection { time: Timestamp::now(), duration: self.begun.elapsed(), ..record });
     }
+}
+
+/// What a connection's attempts to connect came to.
+struct Made {
+    upstream: Option<net::TcpStream>,
+    endpoint: Option<SocketAddr>,
+    prior: Prior,
+}
+
+impl Made {
+    fn connected((upstream, endpoint): (net::TcpStream, SocketAddr), record: &Connection) -> Self {
+        let prior = Prior { failed: count(record.attempts.total().saturating_sub(1)), gave_up: None };
+        Self { upstream: Some(upstream), endpoint: Some(endpoint), prior }
+    }
+
+    fn nothing(last: AttemptOutcome, record: &Connection) -> Self {
+        let prior = Prior { failed: count(record.attempts.total()), gave_up: Some(last) };
+        Self { upstream: None, endpoint: None, prior }
+    }
+}
+
+fn count(attempts: usize) -> u32 {
+    u32::try_from(attempts).unwrap_or(u32::MAX)
 }
 
 /// Answers a held SYN until the client is seen to have gone.

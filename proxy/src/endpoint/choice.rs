@@ -22,6 +22,13 @@ impl Choice {
         Self { endpoints, next: 0 }
     }
 
+    /// The same endpoints, from this one on.
+    #[must_use]
+    pub fn starting_at(mut self, endpoint: Option<SocketAddr>) -> Self {
+        self.next = self.endpoints.iter().position(|one| Some(*one) == endpoint).unwrap_or_default();
+        self
+    }
+
     /// The endpoint for the next attempt. After the last one it is the first one's turn again.
     pub fn next_endpoint(&mut self) -> SocketAddr {
         let endpoint = self.endpoints[self.next % self.endpoints.len()];

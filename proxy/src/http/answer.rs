@@ -1,6 +1,9 @@
 //! Answers of redial's own, in the upstream's place: Envoy's status codes and texts, and gRPC's form for gRPC requests.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use http::StatusCode;
 
 use crate::reason::AttemptOutcome;
 use crate::retry::request::Cause;
@@ -32,8 +35,9 @@ impl Answer {
             Cause::PerTryTimeout | Cause::PerTryIdleTimeout => return Self::timeout(false),
         };
         let retried = if is_retried { "retried and the latest " } else { "" };
-        let mut body =
-            format!("upstream connect error or disconnect/reset before headers. {retried}reset reason: {reason}");
+        let mut body = format!(
+            "upstream connect error or disconnect/reset before headers. {retried}reset reason: {reason}"
+        );
         if let Some(transport) = transport {
             body.push_str(", transport failure reason: ");
             body.push_str(transport);
@@ -67,6 +71,61 @@ impl Answer {
             _ => UNKNOWN,
         };
         Self { status, body: "".into(), grpc_status }
+    }
+
+    /// The answer as HTTP/1. A gRPC request is answered in gRPC's words.
+    #[must_use]
+    pub fn http1(
+        &self,
+        added: Option<&(&str, String)>,
+        is_head: bool,
+        is_grpc: bool,
+        is_persistent: bool,
+    ) -> Vec<u8> {
+        let status = if is_grpc { 200 } else { self.status };
+        let words = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        let mut text = format!("HTTP/1.1 {status} {}\r\n", words.unwrap_or_default());
+        let mut header = |name: &str, value: &str| {
+            for part in [name, ": ", value, "\r\n"] {
+                text.push_str(part);
+            }
+        };
+        let body = if is_grpc { "" } else { &self.body };
+        if status != 204 {
+            header("content-length", &body.len().to_string());
+        }
+        if is_grpc {
+            header("content-type", "application/grpc");
+            header("grpc-status", &self.grpc_status.to_string());
+            header("grpc-message", &self.grpc_message());
+        } else if !body.is_empty() {
+            header("content-type", "text/plain");
+        }
+        if let Some((name, value)) = added {
+            header(name, value);
+        }
+        if !is_persistent {
+            header("connection", "close");
+        }
+        text.push_str("\r\n");
+        if !is_head {
+            text.push_str(body);
+        }
+        text.into_bytes()
+    }
+
+    /// The text as gRPC's trailers have it: percent-encoded.
+    #[must_use]
+    pub fn grpc_message(&self) -> String {
+        let mut message = String::with_capacity(self.body.len());
+        for byte in self.body.bytes() {
+            if matches!(byte, 0x20..=0x7e) && byte != b'%' {
+                message.push(char::from(byte));
+            } else {
+                let _ = write!(message, "%{byte:02X}");
+            }
+        }
+        message
     }
 
     #[must_use]

@@ -16,15 +16,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::timer::earliest;
 pub use self::timer::Timer;
+use self::timer::earliest;
 use super::answer::Answer;
 use super::replay::{Buffers, Piece, Replay};
 use crate::endpoint::Choice;
 use crate::policy::{AddedHeaders, HttpPolicy};
 use crate::reason::{AttemptOutcome, Reason, RequestOutcome};
 use crate::retry::budgets::{DestinationBudget, RetryUnderWay};
-use crate::retry::request::{self, Cause, Condition, Outcome, Progress, RequestFacts, ResponseFacts, Verdict};
+use crate::retry::request::{
+    self, Cause, Condition, Outcome, Progress, RequestFacts, ResponseFacts, Verdict,
+};
 use crate::retry::{Attempts, Jitter, RequestRetry, Scope};
 
 /// One request, and the way back to its client.
@@ -102,10 +104,16 @@ pub trait Attempt {
 #[derive(Debug)]
 pub enum Event<I> {
     /// An interim response. 100 Continue is told apart: it says nothing that the client did not ask for.
-    Interim { interim: I, is_continue: bool },
+    Interim {
+        interim: I,
+        is_continue: bool,
+    },
     /// The head of the response.
     Head,
-    Failed { progress: Progress, cause: Cause },
+    Failed {
+        progress: Progress,
+        cause: Cause,
+    },
 }
 
 /// What is recorded of a response.
@@ -122,8 +130,8 @@ pub enum Gone {
     HalfClosed,
     /// It reads nothing any more.
     Gone,
-    /// What it sent is no HTTP.
-    Invalid(&'static str),
+    /// What it sent is no HTTP, and is answered with this status.
+    Invalid(u16),
 }
 
 /// How a response to a client ended.
@@ -143,6 +151,8 @@ pub struct Added {
     pub attempt_count: u32,
     pub expected_timeout: Option<Duration>,
     pub is_timeout_retry: bool,
+    /// The bits of an id for a request that has none.
+    pub request_id: Option<u128>,
 }
 
 /// What redial adds to the head of a response.
@@ -234,11 +244,16 @@ struct Exchange<'a, R: Request> {
     was_continued: bool,
     was_timeout: bool,
     refused: Option<Scope>,
+    /// The request's id, where redial makes one.
+    id: Option<u128>,
 }
 
 enum Next {
     Final(Reason),
-    Retry { after: Duration, condition: Condition },
+    Retry {
+        after: Duration,
+        condition: Condition,
+    },
     /// Another attempt is still to answer.
     Wait,
 }
@@ -291,6 +306,7 @@ pub async fn run<R: Request>(
         was_continued: false,
         was_timeout: false,
         refused: None,
+        id: None,
     };
     exchange.run().await
 }
@@ -371,9 +387,9 @@ impl<R: Request> Exchange<'_, R> {
                     self.leave_all(RequestOutcome::Cancelled);
                     return self.ended(None, Reason::ClientGone, false, None);
                 }
-                Step::Gone(Gone::Invalid(_)) => {
+                Step::Gone(Gone::Invalid(status)) => {
                     self.leave_all(RequestOutcome::Cancelled);
-                    return self.answer(&Answer::refused(400), Reason::BadRequest).await;
+                    return self.answer(&Answer::refused(status), Reason::BadRequest).await;
                 }
             }
         }
@@ -487,11 +503,16 @@ impl<R: Request> Exchange<'_, R> {
     fn begin_attempt(&mut self, now: Instant, backoff: Duration) {
         self.made += 1;
         let endpoint = self.plan.endpoints.next_endpoint();
-        let added = Added {
-            is_on: self.plan.policy.added_headers == AddedHeaders::Envoy,
-            attempt_count: self.made,
-            expected_timeout: self.expected_timeout(now),
-            is_timeout_retry: self.was_timeout,
+        let added = if self.plan.policy.added_headers == AddedHeaders::Envoy {
+            Added {
+                is_on: true,
+                attempt_count: self.made,
+                expected_timeout: self.expected_timeout(now),
+                is_timeout_retry: self.was_timeout,
+                request_id: Some(*self.id.get_or_insert_with(|| fastrand::u128(..))),
+            }
+        } else {
+            Added::default()
         };
         let attempt = self.request.begin(endpoint, &added);
         self.running.push(Running {
@@ -682,9 +703,10 @@ impl<R: Request> Exchange<'_, R> {
         let (reason, outcome) = match end {
             Delivery::Delivered(Delivered::Whole) => (why, RequestOutcome::Response),
             Delivery::Delivered(Delivered::ClientGone) => (Reason::ClientGone, RequestOutcome::Response),
-            Delivery::Delivered(Delivered::UpstreamLost(cause)) => {
-                (Reason::UpstreamReset, RequestOutcome::from(&Outcome::Failed { progress: Progress::HeadReceived, cause }))
-            }
+            Delivery::Delivered(Delivered::UpstreamLost(cause)) => (
+                Reason::UpstreamReset,
+                RequestOutcome::from(&Outcome::Failed { progress: Progress::HeadReceived, cause }),
+            ),
             Delivery::Timeout => (Reason::TimedOut, RequestOutcome::Timeout),
             Delivery::PerTryIdleTimeout => (Reason::IdleTimeout, RequestOutcome::PerTryIdleTimeout),
             Delivery::IdleTimeout => (Reason::IdleTimeout, RequestOutcome::Timeout),
@@ -741,7 +763,11 @@ impl<R: Request> Exchange<'_, R> {
         self.poll_delivery_time(cx, chosen)
     }
 
-    fn poll_delivery_time(&mut self, cx: &mut Context<'_>, chosen: &mut Running<R::Attempt>) -> Poll<Delivery> {
+    fn poll_delivery_time(
+        &mut self,
+        cx: &mut Context<'_>,
+        chosen: &mut Running<R::Attempt>,
+    ) -> Poll<Delivery> {
         let idle = self.plan.policy.idle_timeout;
         let per_try_idle = self.plan.policy.retry.per_try_idle_timeout;
         let mut next = self.deadline;

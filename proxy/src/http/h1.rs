@@ -2,3 +2,7 @@
 
 pub mod body;
 pub mod head;
+pub mod serve;
+pub mod upstream;
+
+pub use serve::serve;

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::exchange::Prior;
+use super::exchange::{Ended, Plan, Prior, Tried};
 use super::replay::Buffers;
 use super::wire::Wire;
 use crate::endpoint::Choice;
-use crate::policy::HttpPolicy;
+use crate::policy::{Headers, HttpPolicy};
 use crate::reason::AttemptOutcome;
 use crate::retry::budgets::DestinationBudget;
+use crate::retry::request::RequestFacts;
 
 /// One client connection, as its requests see it.
 pub struct Session<S> {
@@ -42,8 +43,31 @@ pub struct Connected<S> {
 }
 
 impl<S: Wire> Session<S> {
-    /// What was tried for the first request; nothing for those after it.
-    pub fn take_prior(&self) -> Prior {
-        self.prior.take()
+    /// What a request is tried with.
+    pub fn plan<'a>(&'a self, policy: &'a HttpPolicy, request: &impl Headers) -> Plan<'a> {
+        Plan {
+            policy,
+            facts: RequestFacts::of(&policy.retry, request),
+            endpoints: self.endpoints.clone(),
+            budget: &self.budget,
+            epoch: self.epoch,
+            buffers: &self.buffers,
+            prior: self.prior.take(),
+        }
+    }
+
+    /// A request has ended.
+    pub fn request_ended(
+        &self,
+        _policy: &HttpPolicy,
+        _request: &impl Headers,
+        _ended: &Ended,
+        _tried: &[Tried],
+    ) {
+    }
+
+    /// What a client sent was refused.
+    pub fn refused(&self, word: &'static str) {
+        tracing::debug!(word, "what a client sent is refused");
     }
 }

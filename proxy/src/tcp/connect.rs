@@ -102,6 +102,16 @@ pub async fn connect(
     }
 }
 
+/// One attempt, on its own.
+pub async fn dial(
+    dialer: &Dialer,
+    endpoint: SocketAddr,
+    limit: Option<Duration>,
+) -> Result<TcpStream, AttemptOutcome> {
+    let stream = attempt(dialer, endpoint, limit).await.and_then(TcpStream::from_std);
+    stream.map_err(|error| outcome_of(&error))
+}
+
 async fn attempt(
     dialer: &Dialer,
     endpoint: SocketAddr,
@@ -146,6 +156,16 @@ fn is_writable(stream: &net::TcpStream) -> io::Result<bool> {
 }
 
 impl Dialer {
+    /// The address that a connection to there would come from.
+    pub fn source(&self, endpoint: SocketAddr) -> io::Result<SocketAddr> {
+        let socket = self.namespace.run(|| {
+            let socket = Socket::new(Domain::for_address(endpoint), Type::DGRAM, None)?;
+            socket.connect(&endpoint.into())?;
+            Ok(socket)
+        })?;
+        socket.local_addr()?.as_socket().ok_or_else(|| ErrorKind::AddrNotAvailable.into())
+    }
+
     /// A socket in the workload's network namespace, so that its routes, source address and network policies apply.
     fn socket(&self, endpoint: SocketAddr) -> io::Result<Socket> {
         let socket = self.namespace.run(|| {

@@ -16,7 +16,7 @@ use std::{
     pin::pin,
     time::Duration,
 };
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{io::Interest, net::TcpStream, sync::watch};
 
 const BUFFER: usize = 256 * 1024;
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
@@ -33,6 +33,9 @@ pub struct Moved {
     pub sent: Cell<u64>,
     pub received: Cell<u64>,
 }
+
+/// Becomes true when every connection is to end at once.
+pub type Stopped = watch::Receiver<bool>;
 
 /// One end of the relay.
 #[derive(Clone, Copy)]
@@ -88,20 +91,42 @@ pub async fn relay(client: &TcpStream, upstream: &TcpStream, moved: &Moved) -> R
     }
 }
 
-/// Sets up what a relay needs of its sockets, which is nothing that the client would have to wait for.
-pub fn prepare(client: &TcpStream, upstream: &TcpStream) {
+/// Relays until then, or until all connections are to end: with a reset.
+pub async fn relay_until(
+    client: &TcpStream,
+    upstream: &TcpStream,
+    moved: &Moved,
+    mut stopped: Stopped,
+) -> Reason {
+    tokio::select! {
+        reason = relay(client, upstream, moved) => reason,
+        _ = stopped.wait_for(|stopped| *stopped) => {
+            reset(client);
+            reset(upstream);
+            Reason::Drained
+        }
+    }
+}
+
+/// Sets up what is needed of a client's socket, which is nothing that the client would have to wait for.
+///
+/// The application's own pauses between small writes are passed on as they come, on both sides. None of this can fail on
+/// a TCP socket, and a connection without it is still one.
+pub fn prepare_client(client: &TcpStream) {
+    let _ = client.set_nodelay(true);
+    // A byte that is marked urgent would be taken out of the stream, and so be lost.
+    let _ = SockRef::from(client).set_out_of_band_inline(true);
+}
+
+/// The same for an upstream's socket.
+pub fn prepare_upstream(upstream: &TcpStream) {
     // The client's own keepalive ends at the engine, so the engine looks after the upstream's.
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
-    // The application's own pauses between small writes are passed on as they come. None of these can fail on a TCP
-    // socket, and a relay without them is still one.
-    let _ = client.set_nodelay(true);
     let _ = upstream.set_nodelay(true);
     let _ = SockRef::from(upstream).set_tcp_keepalive(&keepalive);
-    // A byte that is marked urgent would be taken out of the stream, and so be lost.
-    let _ = SockRef::from(client).set_out_of_band_inline(true);
     let _ = SockRef::from(upstream).set_out_of_band_inline(true);
 }
 

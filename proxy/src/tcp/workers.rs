@@ -1,8 +1,9 @@
 //! The threads that relay. A connection belongs to one of them from beginning to end, so that nothing about it is
 //! shared between threads.
 
-use super::relay::{Moved, prepare, relay, reset};
+use super::relay::{Moved, Stopped, prepare_client, prepare_upstream, relay_until, reset};
 use crate::{
+    http::connection::{self, Http},
     observe::{Connection, Timestamp},
     reason::Reason,
 };
@@ -25,7 +26,10 @@ use tokio::{
 /// A connection to relay: both of its sides, and the record that its end completes.
 pub struct Job {
     pub client: net::TcpStream,
-    pub upstream: net::TcpStream,
+    /// None: no attempt made a connection, and the policy has the client told by HTTP.
+    pub upstream: Option<net::TcpStream>,
+    /// What serving HTTP takes, where the policy has something to say about it.
+    pub http: Option<Box<Http>>,
     pub record: Connection,
     pub begun: Instant,
     /// Dropped when the connection has ended and was recorded.
@@ -64,11 +68,7 @@ impl Workers {
     }
 }
 
-fn start_worker(
-    index: usize,
-    on_end: OnEnd,
-    stopped: watch::Receiver<bool>,
-) -> io::Result<mpsc::UnboundedSender<Job>> {
+fn start_worker(index: usize, on_end: OnEnd, stopped: Stopped) -> io::Result<mpsc::UnboundedSender<Job>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (queue, mut jobs) = mpsc::unbounded_channel::<Job>();
     thread::Builder::new().name(format!("relay-{index}")).spawn(move || {
@@ -83,23 +83,17 @@ fn start_worker(
     Ok(queue)
 }
 
-async fn run(job: Job, on_end: OnEnd, mut stopped: watch::Receiver<bool>) {
-    let Job { client, upstream, mut record, begun, guard } = job;
+async fn run(job: Job, on_end: OnEnd, stopped: Stopped) {
+    let Job { client, upstream, http, mut record, begun, guard } = job;
     let moved = Moved::default();
-    let streams = TcpStream::from_std(client).and_then(|client| {
-        let upstream = TcpStream::from_std(upstream)?;
-        prepare(&client, &upstream);
-        Ok((client, upstream))
-    });
+    let streams = TcpStream::from_std(client)
+        .and_then(|client| Ok((client, upstream.map(TcpStream::from_std).transpose()?)));
     record.reason = match streams {
-        Ok((client, upstream)) => tokio::select! {
-            reason = relay(&client, &upstream, &moved) => reason,
-            _ = stopped.wait_for(|stopped| *stopped) => {
-                reset(&client);
-                reset(&upstream);
-                Reason::Drained
-            }
-        },
+        Ok((client, upstream)) => {
+            prepare_client(&client);
+            upstream.iter().for_each(prepare_upstream);
+            serve(client, upstream, http, &moved, stopped).await
+        }
         Err(error) => {
             tracing::warn!(%error, "cannot relay a connection");
             Reason::Overloaded
@@ -111,4 +105,21 @@ async fn run(job: Job, on_end: OnEnd, mut stopped: watch::Receiver<bool>) {
     record.time = Timestamp::now();
     on_end(record);
     drop(guard);
+}
+
+async fn serve(
+    client: TcpStream,
+    upstream: Option<TcpStream>,
+    http: Option<Box<Http>>,
+    moved: &Moved,
+    stopped: Stopped,
+) -> Reason {
+    match (http, upstream) {
+        (Some(http), upstream) => connection::serve(client, upstream, *http, moved, stopped).await,
+        (None, Some(upstream)) => relay_until(&client, &upstream, moved, stopped).await,
+        (None, None) => {
+            reset(&client);
+            Reason::AttemptsExhausted
+        }
+    }
 }

@@ -1,0 +1,192 @@
+//! One intercepted connection whose policy has something to say about HTTP: what it turns out to speak, and who serves it.
+
+use std::future::{Future as _, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::exchange::Prior;
+use super::h1;
+use super::replay::Buffers;
+use super::session::{Connected, Session};
+use super::wire::Wire;
+use crate::detect::{Detected, detect};
+use crate::endpoint::Choice;
+use crate::policy::{HttpPolicy, Policy, Protocol};
+use crate::reason::Reason;
+use crate::retry::budgets::DestinationBudget;
+use crate::retry::connect::DEFAULT_CONNECT_TIMEOUT;
+use crate::tcp::Dialer;
+use crate::tcp::connect::dial;
+use crate::tcp::relay::{self, Moved, Stopped};
+
+/// How long a client may take to say enough of itself. One that does not speak at first may take any time.
+const DETECTION_PATIENCE: Duration = Duration::from_secs(1);
+/// How much is read at once while the protocol is not known.
+const READ: usize = 16 * 1024;
+
+/// What serving HTTP takes beside the connection itself.
+pub struct Http {
+    pub policy: Arc<Policy>,
+    pub http: Arc<HttpPolicy>,
+    /// Where the upstream connection leads, if there is one.
+    pub endpoint: Option<SocketAddr>,
+    pub endpoints: Choice,
+    pub dialer: Dialer,
+    pub budget: Arc<DestinationBudget>,
+    pub epoch: Instant,
+    pub buffers: Buffers,
+    pub prior: Prior,
+}
+
+/// What a connection turned out to be.
+enum Spoken {
+    Http1,
+    Http2,
+    /// Something else, or the upstream speaks first.
+    Other,
+    /// It ended before that was clear.
+    Nothing(Reason),
+}
+
+/// Serves a connection until it ends. Without an upstream connection every request is answered with 503.
+pub async fn serve(
+    mut client: TcpStream,
+    upstream: Option<TcpStream>,
+    http: Http,
+    moved: &Moved,
+    mut stopped: Stopped,
+) -> Reason {
+    let mut read = BytesMut::new();
+    let protocol = http.policy.protocol;
+    let spoken = tokio::select! {
+        spoken = detected(&mut client, upstream.as_ref(), protocol, &mut read) => spoken,
+        _ = stopped.wait_for(|stopped| *stopped) => Spoken::Nothing(Reason::Drained),
+    };
+    match spoken {
+        Spoken::Http1 => {}
+        Spoken::Http2 | Spoken::Other => return relayed(client, upstream, &read, moved, stopped).await,
+        Spoken::Nothing(why) => {
+            client.reset();
+            upstream.iter().for_each(Wire::reset);
+            return why;
+        }
+    }
+    let connected = upstream.zip(http.endpoint).map(|(stream, endpoint)| Connected { stream, endpoint });
+    let session = Rc::new(http.session());
+    tokio::select! {
+        reason = h1::serve(client, read, connected, session, moved) => reason,
+        _ = stopped.wait_for(|stopped| *stopped) => Reason::Drained,
+    }
+}
+
+/// Reads until it is clear what the client speaks, or the upstream has spoken first.
+async fn detected(
+    client: &mut TcpStream,
+    upstream: Option<&TcpStream>,
+    protocol: Protocol,
+    read: &mut BytesMut,
+) -> Spoken {
+    let mut begun = false;
+    loop {
+        read.reserve(READ);
+        let next = poll_fn(|cx| poll_first(cx, client, upstream, read));
+        let first = if begun {
+            timeout(DETECTION_PATIENCE, next).await.unwrap_or(First::Upstream)
+        } else {
+            next.await
+        };
+        match first {
+            First::Client => begun = true,
+            First::ClientReset => return Spoken::Nothing(Reason::ClientReset),
+            First::ClientEnded | First::Upstream => return Spoken::Other,
+        }
+        match (detect(read), protocol) {
+            (Detected::NeedMore, _) => {}
+            (Detected::Http2, _) => return Spoken::Http2,
+            (Detected::Http1, _)
+            | (Detected::Unknown | Detected::Tls(_), Protocol::Http | Protocol::Grpc) => {
+                return Spoken::Http1;
+            }
+            (Detected::Unknown | Detected::Tls(_), Protocol::Auto | Protocol::Tcp) => return Spoken::Other,
+        }
+    }
+}
+
+/// Who did something first.
+enum First {
+    Client,
+    ClientEnded,
+    ClientReset,
+    Upstream,
+}
+
+fn poll_first(
+    cx: &mut Context<'_>,
+    client: &mut TcpStream,
+    upstream: Option<&TcpStream>,
+    read: &mut BytesMut,
+) -> Poll<First> {
+    // The client first: an upstream that closes an idle connection just then has not spoken.
+    match pin!(client.read_buf(read)).poll(cx) {
+        Poll::Ready(Ok(0)) => return Poll::Ready(First::ClientEnded),
+        Poll::Ready(Ok(_)) => return Poll::Ready(First::Client),
+        Poll::Ready(Err(_)) => return Poll::Ready(First::ClientReset),
+        Poll::Pending => {}
+    }
+    match upstream.map(|upstream| upstream.poll_read_ready(cx)) {
+        Some(Poll::Ready(_)) => Poll::Ready(First::Upstream),
+        Some(Poll::Pending) | None => Poll::Pending,
+    }
+}
+
+/// Gives back what was read, and relays.
+async fn relayed(
+    client: TcpStream,
+    upstream: Option<TcpStream>,
+    read: &[u8],
+    moved: &Moved,
+    stopped: Stopped,
+) -> Reason {
+    let Some(mut upstream) = upstream else {
+        client.reset();
+        return Reason::AttemptsExhausted;
+    };
+    if upstream.write_all(read).await.is_err() {
+        // What the upstream said before it broke off is still the client's to read: the relay passes it on.
+        tracing::debug!("the upstream does not take what the client said first");
+    }
+    moved.sent.set(u64::try_from(read.len()).unwrap_or(u64::MAX));
+    relay::relay_until(&client, &upstream, moved, stopped).await
+}
+
+impl Http {
+    fn session(self) -> Session<TcpStream> {
+        let limit = self.policy.tcp.connect_timeout().unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+        let dialer = self.dialer;
+        Session {
+            policy: self.http,
+            endpoints: self.endpoints,
+            dial: Rc::new(move |endpoint| {
+                let dialer = dialer.clone();
+                Box::pin(async move {
+                    let stream = dial(&dialer, endpoint, Some(limit)).await?;
+                    relay::prepare_upstream(&stream);
+                    Ok(stream)
+                })
+            }),
+            budget: self.budget,
+            epoch: self.epoch,
+            buffers: self.buffers,
+            prior: self.prior.into(),
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! HTTP/1 from the client: its requests one after the other, and their answers.
+//!
+//! What goes through goes through as it came, byte for byte, unless the policy adds or takes out headers. The client's
+//! connection stays open when the upstream closes its own between two requests: the next request makes another.
+
+use std::cell::Cell;
+use std::future::{Future as _, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use super::body::Body;
+use super::head::{self, Framing, HeadError, Method, RequestHead, Search};
+use super::upstream::{Idle, Sending, Slot};
+use crate::http::added;
+use crate::http::answer::Answer;
+use crate::http::exchange::{self, Added, AddedToResponse, Delivered, Gone, Request, Timer};
+use crate::http::replay::Piece;
+use crate::http::session::{Connected, Session};
+use crate::http::wire::Wire;
+use crate::policy::{HttpPolicy, REQUEST_HEADERS};
+use crate::reason::Reason;
+use crate::retry::request::Cause;
+use crate::tcp::relay::Moved;
+
+/// How much is read at once.
+const READ: usize = 16 * 1024;
+/// How much of a body is read at once.
+const READ_BODY: usize = 64 * 1024;
+/// How much is read ahead of the requests that come after the one being answered.
+const READ_AHEAD: usize = 64 * 1024;
+/// How long a client that is told off may take to read that.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The client's side of a connection.
+struct Client<'m, S> {
+    stream: S,
+    read: BytesMut,
+    /// Said, and not written yet.
+    out: BytesMut,
+    has_ended: bool,
+    moved: &'m Moved,
+}
+
+/// One request of a client.
+struct Asked<'a, 'm, S> {
+    client: &'a mut Client<'m, S>,
+    session: &'a Session<S>,
+    slot: &'a Slot<S>,
+    head: &'a RequestHead,
+    /// The bytes of the head, without what the policy takes out.
+    bytes: Bytes,
+    body: Body,
+    is_answered: bool,
+    /// Both sides mean to go on after this request.
+    is_persistent: bool,
+    is_upstream_closed: bool,
+    end: Option<End<S>>,
+}
+
+/// What becomes of the connection after a request, where it is not the next request.
+enum End<S> {
+    /// The upstream broke off, and the client is to see that.
+    Reset,
+    Tunnel(S, BytesMut),
+}
+
+/// What came of waiting for a request.
+enum Next {
+    Request(RequestHead),
+    End,
+    Reset,
+    Refused(HeadError),
+}
+
+/// Serves the requests of one client until either side has had enough. `read` is what has come of the client already.
+pub async fn serve<S: Wire>(
+    client: S,
+    read: BytesMut,
+    upstream: Option<Connected<S>>,
+    session: Rc<Session<S>>,
+    moved: &Moved,
+) -> Reason {
+    let slot: Slot<S> = Rc::default();
+    slot.set(upstream.map(Idle::new));
+    let mut client = Client { stream: client, read, out: BytesMut::new(), has_ended: false, moved };
+    client.count_received(client.read.len());
+    let (mut timer, mut tried, mut search) = (Timer::default(), Vec::new(), Search::default());
+    loop {
+        let head = match poll_fn(|cx| client.poll_head(cx, &slot, &mut search)).await {
+            Next::Request(head) => head,
+            Next::End => return Reason::Closed,
+            Next::Reset => return Reason::ClientReset,
+            Next::Refused(error) => {
+                session.refused(error.word());
+                client.tell_off(&Answer::refused(error.status())).await;
+                return Reason::BadRequest;
+            }
+        };
+        let bytes = client.read.split_to(head.length).freeze();
+        let fields = head.fields(&bytes);
+        let policy = session.policy.for_request(&fields);
+        let plan = session.plan(&policy, &fields);
+        let mut asked = Asked {
+            bytes: without_policy(&session.policy, &bytes),
+            body: Body::new(head.body),
+            client: &mut client,
+            session: &session,
+            slot: &slot,
+            head: &head,
+            is_answered: false,
+            is_persistent: head.persistent,
+            is_upstream_closed: false,
+            end: None,
+        };
+        let ended = exchange::run(&mut asked, plan, &mut timer, &mut tried).await;
+        let (is_persistent, end) = (asked.is_persistent, asked.end.take());
+        session.request_ended(&policy, &fields, &ended, &tried);
+        match end {
+            Some(End::Tunnel(upstream, read)) => return client.tunnel(upstream, read).await,
+            Some(End::Reset) => {
+                client.stream.reset();
+                return Reason::UpstreamReset;
+            }
+            None => {}
+        }
+        if !ended.is_whole || !is_persistent {
+            client.close().await;
+            return Reason::Closed;
+        }
+    }
+}
+
+/// The head without the headers that were for us.
+fn without_policy(policy: &HttpPolicy, head: &Bytes) -> Bytes {
+    if policy.honour_request_headers { head::rewrite(head, REQUEST_HEADERS, &[]) } else { head.clone() }
+}
+
+impl<S: Wire> Client<'_, S> {
+    /// Waits for the head of the next request, and lets go of the upstream's connection if the upstream does.
+    fn poll_head(&mut self, cx: &mut Context<'_>, slot: &Slot<S>, search: &mut Search) -> Poll<Next> {
+        loop {
+            if !self.read.is_empty() {
+                match search.request(&self.read) {
+                    Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
+                    Ok(None) => {}
+                    Err(error) => return Poll::Ready(Next::Refused(error)),
+                }
+            }
+            if self.has_ended {
+                return Poll::Ready(Next::End);
+            }
+            let Poll::Ready(read) = self.poll_read(cx, READ) else { break };
+            match read {
+                Ok(0) => self.has_ended = true,
+                Ok(_) => {}
+                Err(_) => return Poll::Ready(Next::Reset),
+            }
+        }
+        if self.read.is_empty() {
+            // A connection that waits holds no memory.
+            self.read = BytesMut::new();
+        }
+        if let Some(mut idle) = slot.take()
+            && idle.poll_stale(cx).is_pending()
+        {
+            slot.set(Some(idle));
+        }
+        Poll::Pending
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<usize>> {
+        if self.read.capacity() - self.read.len() < size / 4 {
+            self.read.reserve(size);
+        }
+        let read = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx));
+        self.count_received(read.as_ref().copied().unwrap_or_default());
+        Poll::Ready(read)
+    }
+
+    /// Writes what was said, and `more` after it. Ready with how much of `more` was written, once that is anything, or
+    /// when all was written.
+    fn poll_write(&mut self, cx: &mut Context<'_>, more: &[u8]) -> Poll<io::Result<usize>> {
+        while !self.out.is_empty() {
+            let parts = [IoSlice::new(&self.out), IoSlice::new(more)];
+            let written = if more.is_empty() {
+                ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out))?
+            } else {
+                ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &parts))?
+            };
+            let said = written.min(self.out.len());
+            self.out.advance(said);
+            self.count_sent(written);
+            if written > said {
+                return Poll::Ready(Ok(written - said));
+            }
+        }
+        if more.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, more))?;
+        self.count_sent(written);
+        Poll::Ready(Ok(written))
+    }
+
+    /// Answers what was no request, and closes.
+    async fn tell_off(&mut self, answer: &Answer) {
+        self.out.extend_from_slice(&answer.http1(None, false, false, false));
+        let _ = poll_fn(|cx| self.poll_write(cx, &[])).await;
+        self.close().await;
+    }
+
+    /// Closes so that what was said last is not lost on the way: a client that still sends would be answered with a
+    /// reset, which overtakes it.
+    async fn close(&mut self) {
+        let _ = timeout(LINGER, async {
+            self.stream.shutdown().await?;
+            let mut rest = [0; 4096];
+            while !self.has_ended && self.stream.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        })
+        .await;
+    }
+
+    /// The connection is another protocol's from here on.
+    async fn tunnel(mut self, mut upstream: S, read: BytesMut) -> Reason {
+        self.out.extend_from_slice(&read);
+        let written = poll_fn(|cx| self.poll_write(cx, &[])).await;
+        if written.is_err() || upstream.write_all(&self.read).await.is_err() {
+            self.stream.reset();
+            upstream.reset();
+            return Reason::ClientReset;
+        }
+        self.stream.relay(&upstream, self.moved).await
+    }
+
+    fn count_received(&self, bytes: usize) {
+        count(&self.moved.sent, bytes);
+    }
+
+    fn count_sent(&self, bytes: usize) {
+        count(&self.moved.received, bytes);
+    }
+}
+
+fn count(counter: &Cell<u64>, bytes: usize) {
+    counter.set(counter.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
+}
+
+impl<S: Wire> Request for Asked<'_, '_, S> {
+    type Attempt = Sending<S>;
+
+    fn begin(&mut self, endpoint: SocketAddr, added: &Added) -> Sending<S> {
+        let head = if added.is_on {
+            let headers = added::to_request(added, &self.head.fields(&self.bytes));
+            let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let names: Vec<_> = headers.iter().map(|(name, _)| *name).collect();
+            head::rewrite(&self.bytes, &names, &headers)
+        } else {
+            self.bytes.clone()
+        };
+        Sending::begin(self.session, self.slot, endpoint, head, self.head)
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Gone>> {
+        // Interim responses may be what the client waits for.
+        let _ = self.client.poll_write(cx, &[]);
+        if !self.body.ended() && self.client.read.is_empty() {
+            match ready!(self.client.poll_read(cx, READ_BODY)) {
+                Ok(0) => {
+                    self.client.has_ended = true;
+                    return Poll::Ready(Err(Gone::Gone));
+                }
+                Ok(_) => {}
+                Err(_) => return Poll::Ready(Err(Gone::Gone)),
+            }
+        }
+        match self.body.scan(&self.client.read) {
+            Ok(scanned) => {
+                let data = self.client.read.split_to(scanned.taken).freeze();
+                Poll::Ready(Ok(Piece { data, trailers: None, end: self.body.ended() }))
+            }
+            Err(error) => {
+                self.session.refused(error.word());
+                Poll::Ready(Err(Gone::Invalid(400)))
+            }
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Gone> {
+        let _ = self.client.poll_write(cx, &[]);
+        while self.body.ended() && self.client.read.len() < READ_AHEAD {
+            match ready!(self.client.poll_read(cx, READ)) {
+                Ok(0) => {
+                    self.client.has_ended = true;
+                    return Poll::Ready(Gone::HalfClosed);
+                }
+                Ok(_) => {}
+                Err(_) => return Poll::Ready(Gone::Gone),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn inform(&mut self, interim: Bytes) {
+        self.client.out.extend_from_slice(&interim);
+    }
+
+    fn poll_deliver(
+        &mut self,
+        cx: &mut Context<'_>,
+        attempt: &mut Sending<S>,
+        added: AddedToResponse,
+    ) -> Poll<Delivered> {
+        self.start(attempt, added);
+        loop {
+            let Some((open, response)) = attempt.open() else {
+                return Poll::Ready(Delivered::UpstreamLost(Cause::ConnectionLost));
+            };
+            if response.ready == 0 && !response.body.ended() && !open.read.is_empty() {
+                match response.body.scan(&open.read) {
+                    Ok(scanned) => response.ready = scanned.taken,
+                    Err(error) => {
+                        tracing::debug!(%error, "the upstream's response is broken off");
+                        return Poll::Ready(Delivered::UpstreamLost(Cause::Protocol));
+                    }
+                }
+            }
+            if response.ready > 0 || !self.client.out.is_empty() {
+                let bytes = open.read.get(..response.ready).unwrap_or_default();
+                let Ok(written) = ready!(self.client.poll_write(cx, bytes)) else {
+                    return Poll::Ready(Delivered::ClientGone);
+                };
+                open.read.advance(written);
+                response.ready -= written;
+                continue;
+            }
+            if response.head.body == Framing::Tunnel {
+                self.end = attempt.take_stream().map(|(stream, read)| End::Tunnel(stream, read));
+                return Poll::Ready(Delivered::Whole);
+            }
+            if response.body.ended() {
+                return Poll::Ready(Delivered::Whole);
+            }
+            match ready!(open.poll_read(cx)) {
+                Ok(0) if response.body.whole_at_close() => return Poll::Ready(Delivered::Whole),
+                Ok(0) => {
+                    self.is_upstream_closed = true;
+                    return Poll::Ready(Delivered::UpstreamLost(Cause::ConnectionLost));
+                }
+                Ok(count) => attempt.count_received(count),
+                Err(_) => return Poll::Ready(Delivered::UpstreamLost(Cause::ConnectionLost)),
+            }
+        }
+    }
+
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        answer: &Answer,
+        added: AddedToResponse,
+    ) -> Poll<Delivered> {
+        if !std::mem::replace(&mut self.is_answered, true) {
+            self.is_persistent &= self.body.ended();
+            let is_head = self.head.method == Method::Head;
+            let added = added::to_response(added);
+            let bytes = answer.http1(added.as_ref(), is_head, self.head.grpc, self.is_persistent);
+            self.client.out.extend_from_slice(&bytes);
+        }
+        match ready!(self.client.poll_write(cx, &[])) {
+            Ok(_) => Poll::Ready(Delivered::Whole),
+            Err(_) => Poll::Ready(Delivered::ClientGone),
+        }
+    }
+
+    fn break_off(&mut self) {
+        // Where the upstream has closed in order, so do we.
+        if !self.is_upstream_closed && self.end.is_none() {
+            self.end = Some(End::Reset);
+        }
+    }
+}
+
+impl<S: Wire> Asked<'_, '_, S> {
+    /// Gets the head of a response ready to be written.
+    fn start(&mut self, attempt: &mut Sending<S>, added: AddedToResponse) {
+        let Some((open, response)) = attempt.open() else { return };
+        if std::mem::replace(&mut response.is_delivered, true) {
+            return;
+        }
+        self.is_persistent &= response.head.persistent;
+        if let Some((name, value)) = added::to_response(added) {
+            let head = open.read.split_to(response.head.length);
+            self.client.out.extend_from_slice(&head::rewrite(&head, &[name], &[(name, &value)]));
+            return;
+        }
+        // The head goes out together with what has come of the body. What is wrong with that is told when it is its turn.
+        let body = open.read.get(response.head.length..).unwrap_or_default();
+        let taken = response.body.scan(body).map_or(0, |scanned| scanned.taken);
+        response.ready = response.head.length + taken;
+    }
+}
