@@ -4,6 +4,7 @@
 //! fresh machine each of them is one command.
 
 mod apt;
+mod envoy;
 
 use crate::shell::{self, tools, which};
 use crate::toolchain::{BPF_LINKER, LLVM, Linker, RUST, Toolchain};
@@ -68,7 +69,8 @@ pub(crate) fn to_build() -> Result<()> {
 /// The programs that the demo and the tests run. Nothing is started.
 pub(crate) fn to_run() -> Result<()> {
     println!("what the demo and the tests need");
-    programs(TO_RUN)
+    programs(TO_RUN)?;
+    envoy::install()
 }
 
 /// rustfmt, clippy and cargo-deny.

@@ -1,0 +1,47 @@
+//! An HTTP client to run as a workload: reads a JSON list of [`redial_tests::exchange::Task`]s from its input, does
+//! them all, several at once, and prints a JSON list of [`redial_tests::exchange::Answer`]s.
+
+use std::io::{Write, stdin, stdout};
+use std::sync::Arc;
+
+use anyhow::Result;
+use redial_tests::exchange::{Answer, Task};
+use tokio::sync::Semaphore;
+
+/// How many connections are under way at a time.
+const AT_ONCE: usize = 40;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let tasks: Vec<Task> = serde_json::from_reader(stdin().lock())?;
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut running = Vec::new();
+    for task in tasks {
+        let room = Arc::clone(&room);
+        running.push(tokio::spawn(async move {
+            let copies = u32::try_from(task.copies.unwrap_or(1))?;
+            // All copies or none: they are to be at once.
+            let _place = room.acquire_many_owned(copies).await?;
+            let copies = (0..copies).map(|copy| {
+                let mut client = task.client.clone();
+                if task.copies.is_some() {
+                    client.requests.iter_mut().for_each(|request| request.path += &copy.to_string());
+                }
+                let (protocol, to) = (task.protocol, task.to);
+                tokio::spawn(async move { client.run(protocol, to).await })
+            });
+            let copies: Vec<_> = copies.collect();
+            let mut seen = Vec::new();
+            for copy in copies {
+                seen.push(copy.await?);
+            }
+            anyhow::Ok(Answer { name: task.name, seen })
+        }));
+    }
+    let mut answers = Vec::new();
+    for task in running {
+        answers.push(task.await??);
+    }
+    writeln!(stdout(), "{}", serde_json::to_string(&answers)?)?;
+    Ok(())
+}

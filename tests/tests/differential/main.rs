@@ -1,0 +1,295 @@
+//! redial against the real Envoy: the same policy, the same requests, the same misbehaving upstream, and what the
+//! upstream and the client see must be the same.
+//!
+//! # To add a scenario
+//!
+//! Append an entry to one of `tests/scenarios/*.yaml`; every entry is run with HTTP/1 and HTTP/2 unless `protocols` says
+//! otherwise. [`scenario::Scenario`] has the fields, all kebab-case:
+//!
+//! ```yaml
+//! - name: a 503 is retried                       # unique in its file
+//!   policy: {retryOn: [5xx], numRetries: 2}      # as in a native document's spec.http; Envoy is told the same
+//!   client: {requests: [{method: POST, body: hello}]}      # exchange::Client
+//!   upstream:                                    # http_upstream::Step for the first attempt, the second, ...
+//!     - respond: {status: 503}
+//!     - [{wait: 50}, {respond: {status: 200, body: ok}}]
+//!   envoy: {attempts: 2, status: 200}            # what must be so with Envoy, or the scenario tests nothing
+//! ```
+//!
+//! What differs on purpose says so. Its name is an entry of "Differences from Envoy" in docs/semantics.md, and each place
+//! that differs is listed with what redial has there; anything else that differs fails, and so does a difference that
+//! is not there:
+//!
+//! ```yaml
+//!   differs: {name: grpc-trailers, redial: {attempts/1: {path: /}, client/0/responses/0/status: 200}}
+//! ```
+//!
+//! Nothing about Envoy is recorded: it runs beside redial every time. `SCENARIO=word` runs those whose names have the
+//! word in them and prints what was seen.
+
+mod observation;
+mod policy;
+mod scenario;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use redial_tests::agent::{Agent, Options};
+use redial_tests::envoy::Envoy;
+use redial_tests::exchange::{Answer, Protocol, Seen, Task};
+use redial_tests::firewall::{Fate, Firewall};
+use redial_tests::http_upstream::{HttpUpstream, Port};
+use redial_tests::world::{SERVER_V4, World};
+use serde_json::Value;
+
+use crate::observation::{Observation, differences, surprises};
+use crate::scenario::{Network, Scenario};
+
+/// One scenario over one protocol.
+struct Run<'a> {
+    scenario: &'a Scenario,
+    protocol: Protocol,
+    index: u16,
+}
+
+/// Which of the two systems, and what goes through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum System {
+    Envoy,
+    Redial,
+}
+
+#[test]
+fn redial_does_what_envoy_does() -> Result<()> {
+    let filter = std::env::var("SCENARIO").unwrap_or_default();
+    let scenarios = Scenario::all()?;
+    let runs = runs(&scenarios, &filter)?;
+
+    let world = World::new("envoy")?;
+    let firewall = Firewall::new(&world.server)?;
+    let ports = runs.iter().flat_map(|run| [System::Envoy, System::Redial].map(|system| run.port(system)));
+    let upstream = HttpUpstream::start(&world.server, ports.collect())?;
+    for run in &runs {
+        run.set_fate(&firewall)?;
+    }
+    let mut envoy = Envoy::start(&world.server, &bootstrap(&runs)?)?;
+    let arguments = ["--node-budget-percent", "100", "--node-budget-min-per-second", "100000"];
+    let documents = documents(&runs)?;
+    let options = Options { config: Some(&documents), arguments: &arguments, ..Options::default() };
+    let agent = Agent::start_with(&[&world.cgroup], &options)?;
+
+    let (world, runs) = (&world, &runs);
+    let (with_envoy, with_redial) = thread::scope(|scope| {
+        let with_envoy = scope.spawn(move || exchange(world, runs, System::Envoy));
+        let with_redial = scope.spawn(move || exchange(world, runs, System::Redial));
+        (with_envoy.join(), with_redial.join())
+    });
+    let panicked = |_| anyhow!("a thread that runs clients panicked");
+    let (with_envoy, with_redial) = (with_envoy.map_err(panicked)??, with_redial.map_err(panicked)??);
+    ensure!(envoy.is_running()?, "Envoy crashed:\n{}", envoy.log()?);
+
+    let mut failures = Vec::new();
+    for run in runs {
+        let envoy = run.observe(System::Envoy, &with_envoy, &upstream, &firewall)?;
+        let redial = run.observe(System::Redial, &with_redial, &upstream, &firewall)?;
+        let (failure, report) = run.judge(&envoy, &redial);
+        if !filter.is_empty() {
+            println!("{report}");
+        }
+        if failure {
+            failures.push(report);
+        }
+    }
+    ensure!(
+        failures.is_empty(),
+        "{}\n{} of {} runs differ; redial's log:\n{}",
+        failures.join("\n"),
+        failures.len(),
+        runs.len(),
+        agent.log()?
+    );
+    Ok(())
+}
+
+#[test]
+fn every_intended_difference_is_documented() -> Result<()> {
+    let scenarios = Scenario::all()?;
+    ensure!(scenarios.len() >= 150, "only {} scenarios", scenarios.len());
+    let mut names = BTreeSet::new();
+    for scenario in &scenarios {
+        ensure!(names.insert(&scenario.name), "{} is there twice", scenario.name);
+    }
+    let declared: BTreeSet<_> =
+        scenarios.iter().filter_map(|scenario| Some(scenario.differs.as_ref()?.name.as_str())).collect();
+    let documented = documented_differences()?;
+    for name in &declared {
+        let words =
+            documented.get(*name).with_context(|| format!("docs/semantics.md does not name {name}"))?;
+        ensure!(words.split_whitespace().count() >= 8, "docs/semantics.md does not describe {name}: {words}");
+    }
+    Ok(())
+}
+
+/// The entries (`- **name**: words`) under "Differences from Envoy".
+fn documented_differences() -> Result<BTreeMap<String, String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/semantics.md");
+    let text = std::fs::read_to_string(path)?;
+    let (_, section) = text
+        .split_once("\n## Differences from Envoy\n")
+        .context("docs/semantics.md has no section `Differences from Envoy`")?;
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let entries = section.split("\n- **").skip(1);
+    Ok(entries
+        .filter_map(|entry| entry.split_once("**"))
+        .map(|(name, words)| (name.to_owned(), words.to_owned()))
+        .collect())
+}
+
+fn runs<'a>(scenarios: &'a [Scenario], word: &str) -> Result<Vec<Run<'a>>> {
+    let all = scenarios
+        .iter()
+        .flat_map(|scenario| scenario.protocols.iter().map(move |protocol| (scenario, *protocol)));
+    let wanted = all.filter(|(scenario, _)| scenario.name.contains(word));
+    let runs: Vec<_> = wanted
+        .enumerate()
+        .map(|(index, (scenario, protocol))| {
+            Ok(Run { scenario, protocol, index: u16::try_from(index).context("too many scenarios")? })
+        })
+        .collect::<Result<_>>()?;
+    ensure!(!runs.is_empty() && runs.len() < 2000, "{} runs", runs.len());
+    Ok(runs)
+}
+
+fn bootstrap(runs: &[Run<'_>]) -> Result<Value> {
+    let parts = runs.iter().map(|run| {
+        let (from, to) = (run.dialled(System::Envoy), run.upstream(System::Envoy));
+        policy::envoy(run.scenario, run.protocol, &run.name(), from, to)
+    });
+    Ok(policy::bootstrap(parts.collect::<Result<_>>()?))
+}
+
+fn documents(runs: &[Run<'_>]) -> Result<String> {
+    let mut text = String::new();
+    for run in runs {
+        let port = run.upstream(System::Redial).port();
+        text += "---\n";
+        text += &serde_json::to_string(&policy::document(run.scenario, &run.name(), port)?)?;
+        text += "\n";
+    }
+    Ok(text)
+}
+
+/// Lets the clients of all runs go through one of the systems, many at once.
+fn exchange(world: &World, runs: &[Run<'_>], system: System) -> Result<BTreeMap<String, Vec<Seen>>> {
+    let tasks: Vec<_> = runs.iter().map(|run| run.task(system)).collect();
+    let program = env!("CARGO_BIN_EXE_exchange");
+    let mut command = match system {
+        System::Envoy => Command::new(program),
+        System::Redial => world.workload(program),
+    };
+    let mut client = world.pod.spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+    let mut input = client.stdin.take().context("no stdin")?;
+    input.write_all(&serde_json::to_vec(&tasks)?)?;
+    drop(input);
+    let output = client.wait_with_output()?;
+    ensure!(output.status.success(), "the clients failed: {}", output.status);
+    let answers: Vec<Answer> = serde_json::from_slice(&output.stdout)?;
+    Ok(answers.into_iter().map(|answer| (answer.name, answer.seen)).collect())
+}
+
+impl Run<'_> {
+    fn name(&self) -> String {
+        format!("run-{}", self.index)
+    }
+
+    /// What the client dials.
+    fn dialled(&self, system: System) -> SocketAddr {
+        match system {
+            System::Envoy => (SERVER_V4, 10_000 + self.index).into(),
+            System::Redial => self.upstream(system),
+        }
+    }
+
+    fn upstream(&self, system: System) -> SocketAddr {
+        let base = match system {
+            System::Envoy => 15_000,
+            System::Redial => 20_000,
+        };
+        (SERVER_V4, base + self.index).into()
+    }
+
+    fn port(&self, system: System) -> Port {
+        Port {
+            address: self.upstream(system),
+            protocol: self.protocol,
+            script: self.scenario.upstream.clone(),
+            connections: self.scenario.connections.clone(),
+            by_path: self.scenario.copies.is_some(),
+        }
+    }
+
+    fn set_fate(&self, firewall: &Firewall<'_>) -> Result<()> {
+        let fate = match self.scenario.network {
+            None => return Ok(()),
+            Some(Network::Refuse) => Fate::Refuse,
+            Some(Network::RefuseFirst(count)) => Fate::RefuseFirst(count, 1_000_000),
+            Some(Network::Drop) => Fate::Drop,
+        };
+        firewall.set(self.upstream(System::Envoy).port(), fate)?;
+        firewall.set(self.upstream(System::Redial).port(), fate)
+    }
+
+    fn task(&self, system: System) -> Task {
+        Task {
+            name: self.name(),
+            protocol: self.protocol,
+            to: self.dialled(system),
+            client: self.scenario.client.clone(),
+            copies: self.scenario.copies,
+        }
+    }
+
+    fn observe(
+        &self,
+        system: System,
+        seen: &BTreeMap<String, Vec<Seen>>,
+        upstream: &HttpUpstream,
+        firewall: &Firewall<'_>,
+    ) -> Result<Observation> {
+        let at = self.upstream(system);
+        let connects = self.scenario.network.map(|_| firewall.attempts_to(at.port())).transpose()?;
+        Ok(Observation {
+            attempts: upstream.settled(at, Duration::from_secs(3)),
+            connects,
+            seen: seen.get(&self.name()).cloned().unwrap_or_default(),
+        })
+    }
+
+    /// Whether anything is wrong, and what there is to say.
+    fn judge(&self, envoy: &Observation, redial: &Observation) -> (bool, String) {
+        let scenario = self.scenario;
+        let (envoys, redials) = (envoy.comparable(scenario), redial.comparable(scenario));
+        let mut wrong = Vec::new();
+        for word in
+            envoy.contradictions(&scenario.envoy).into_iter().chain(envoy.bad_intervals(&scenario.intervals))
+        {
+            wrong.push(format!("Envoy itself: {word}"));
+        }
+        let found = differences(&envoys, &redials);
+        wrong.extend(surprises(scenario.differs.as_ref(), self.protocol, &found));
+        wrong.extend(redial.bad_intervals(&scenario.intervals));
+        let mut report = format!("\n=== {} ({:?})\n", scenario.name, self.protocol);
+        for word in &wrong {
+            let _ = writeln!(report, "  {word}");
+        }
+        let _ = writeln!(report, "  Envoy:  {envoys}\n  redial: {redials}");
+        (!wrong.is_empty(), report)
+    }
+}
