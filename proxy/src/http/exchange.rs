@@ -7,6 +7,8 @@
 //!   nothing is tried again;
 //! - whatever ends the request, all its attempts end with it.
 
+mod delivery;
+mod parts;
 mod timer;
 
 use std::future::poll_fn;
@@ -16,202 +18,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::parts::{
+    Added, AddedToResponse, Attempt, Delivered, Ended, Event, Gone, Plan, Prior, Request, Said, Tried,
+};
 pub use self::timer::Timer;
 use self::timer::earliest;
 use super::answer::Answer;
-use super::replay::{Buffers, Piece, Replay};
-use crate::endpoint::Choice;
-use crate::policy::{AddedHeaders, HttpPolicy};
-use crate::reason::{AttemptOutcome, Reason, RequestOutcome};
-use crate::retry::budgets::{DestinationBudget, RetryUnderWay};
-use crate::retry::request::{
-    self, Cause, Condition, Outcome, Progress, RequestFacts, ResponseFacts, Verdict,
-};
-use crate::retry::{Attempts, Jitter, RequestRetry, Scope};
-
-/// One request, and the way back to its client.
-pub trait Request {
-    type Attempt: Attempt;
-
-    /// Begins to send the request to an endpoint.
-    fn begin(&mut self, endpoint: SocketAddr, added: &Added) -> Self::Attempt;
-
-    /// The next part of the body. Not called after the last one.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Gone>>;
-
-    /// Whether the client has gone. Called once all of the body has come, or while no more of it is wanted.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Gone>;
-
-    /// Passes an interim response on.
-    fn inform(&mut self, interim: <Self::Attempt as Attempt>::Interim);
-
-    /// Moves the response of an attempt to the client, from its head on.
-    fn poll_deliver(
-        &mut self,
-        cx: &mut Context<'_>,
-        attempt: &mut Self::Attempt,
-        added: AddedToResponse,
-    ) -> Poll<Delivered>;
-
-    /// Answers in the upstream's place.
-    fn poll_answer(
-        &mut self,
-        cx: &mut Context<'_>,
-        answer: &Answer,
-        added: AddedToResponse,
-    ) -> Poll<Delivered>;
-
-    /// Breaks off a response of which a part has been delivered.
-    fn break_off(&mut self);
-}
-
-/// One attempt at a request. Dropping it cancels it.
-pub trait Attempt {
-    type Interim;
-
-    /// Sends what has come of the request, until the head of a response is there or the attempt has failed.
-    fn poll(&mut self, cx: &mut Context<'_>, body: &Replay) -> Poll<Event<Self::Interim>>;
-
-    /// Goes on sending while the response is delivered. What cannot be sent any more is not sent: the response tells.
-    fn poll_send(&mut self, cx: &mut Context<'_>, body: &Replay);
-
-    /// Whether it has an upstream connection.
-    fn is_connected(&self) -> bool;
-
-    /// How much of the body it has sent.
-    fn sent(&self) -> u64;
-
-    /// How many bytes have moved either way, of head and body.
-    fn moved(&self) -> u64;
-
-    /// Whether more of the body may be sent: the upstream has not broken off.
-    fn can_send(&self) -> bool;
-
-    /// What the head of the response says, once it is there.
-    fn response(&self) -> Option<Said>;
-
-    /// The same for the decision.
-    fn facts(&self, retry: &RequestRetry) -> ResponseFacts;
-
-    /// The client will send nothing more.
-    fn half_close(&mut self);
-
-    /// The response is not wanted: what can be used again is put back.
-    fn retire(self);
-}
-
-/// What an attempt has come to.
-#[derive(Debug)]
-pub enum Event<I> {
-    /// An interim response. 100 Continue is told apart: it says nothing that the client did not ask for.
-    Interim {
-        interim: I,
-        is_continue: bool,
-    },
-    /// The head of the response.
-    Head,
-    Failed {
-        progress: Progress,
-        cause: Cause,
-    },
-}
-
-/// What is recorded of a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Said {
-    pub status: u16,
-    pub grpc_status: Option<u32>,
-}
-
-/// The client will not send anything more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gone {
-    /// It closed its sending side, and may or may not still read.
-    HalfClosed,
-    /// It reads nothing any more.
-    Gone,
-    /// What it sent is no HTTP, and is answered with this status.
-    Invalid(u16),
-}
-
-/// How a response to a client ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivered {
-    Whole,
-    ClientGone,
-    /// The upstream broke off, and so did we.
-    UpstreamLost(Cause),
-}
-
-/// What redial adds to the head of an attempt, by [`AddedHeaders::Envoy`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Added {
-    /// None of these where the policy adds nothing.
-    pub is_on: bool,
-    pub attempt_count: u32,
-    pub expected_timeout: Option<Duration>,
-    pub is_timeout_retry: bool,
-    /// The bits of an id for a request that has none.
-    pub request_id: Option<u128>,
-}
-
-/// What redial adds to the head of a response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AddedToResponse {
-    pub attempt_count: Option<u32>,
-}
-
-/// What a request is tried with.
-pub struct Plan<'a> {
-    /// As it is for this request.
-    pub policy: &'a HttpPolicy,
-    pub facts: RequestFacts,
-    pub endpoints: Choice,
-    pub budget: &'a DestinationBudget,
-    /// Where the budgets' clock starts.
-    pub epoch: Instant,
-    pub buffers: &'a Buffers,
-    /// What was tried before the request was there: the connection's own attempts to connect.
-    pub prior: Prior,
-}
-
-/// What a connection's own attempts to connect came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Prior {
-    /// How many failed.
-    pub failed: u32,
-    /// The last one's outcome, where none made a connection.
-    pub gave_up: Option<AttemptOutcome>,
-}
-
-/// One attempt that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tried {
-    pub endpoint: SocketAddr,
-    pub outcome: RequestOutcome,
-    pub status: Option<u16>,
-    pub grpc_status: Option<u32>,
-    /// Why it was tried again.
-    pub retried: Option<Condition>,
-    pub duration: Duration,
-    pub backoff: Duration,
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// As the client got it.
-    pub status: Option<u16>,
-    pub reason: Reason,
-    /// Which budget was empty, where one was.
-    pub refused: Option<Scope>,
-    /// The request was read to its end and the response delivered whole: the client's connection may be used again.
-    pub is_whole: bool,
-    pub request_bytes: u64,
-    pub duration: Duration,
-    /// Until the response's head was there.
-    pub first_byte: Option<Duration>,
-}
+use super::replay::Replay;
+use crate::policy::AddedHeaders;
+use crate::reason::{Reason, RequestOutcome};
+use crate::retry::budgets::RetryUnderWay;
+use crate::retry::request::{self, Cause, Condition, Outcome, Progress, ResponseFacts, Verdict};
+use crate::retry::{Attempts, Jitter, Scope};
 
 struct Running<A> {
     attempt: A,
@@ -256,15 +74,6 @@ enum Next {
     },
     /// Another attempt is still to answer.
     Wait,
-}
-
-/// How delivering a response ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Delivery {
-    Delivered(Delivered),
-    Timeout,
-    PerTryIdleTimeout,
-    IdleTimeout,
 }
 
 enum Step<I> {
@@ -583,6 +392,8 @@ impl<R: Request> Exchange<'_, R> {
 
     /// Asks for a retry where everything but its price is settled.
     fn may_not_retry(&mut self) -> Option<Reason> {
+        // The retry before this one, if there was one, has ended.
+        self.under_way = None;
         let permit = self.plan.budget.begin_retry(self.plan.policy.retry.max_concurrent_retries);
         let Some(permit) = permit else { return Some(Reason::TooManyRetries) };
         if let Err(scope) = self.plan.budget.withdraw(self.plan.epoch.elapsed()) {
@@ -683,140 +494,6 @@ impl<R: Request> Exchange<'_, R> {
     fn sent(&self) -> u64 {
         // With more than one attempt all of the body is there.
         self.running.first().map_or(0, |running| running.attempt.sent())
-    }
-
-    // The end.
-
-    /// Delivers an attempt's response, and goes on sending the request meanwhile.
-    async fn deliver(&mut self, index: usize, why: Reason) -> Ended {
-        let first_byte = Some(self.begun.elapsed());
-        let mut chosen = self.running.swap_remove(index);
-        self.leave_all(RequestOutcome::Cancelled);
-        self.retry_at = None;
-        self.under_way = None;
-        self.body.give_up(chosen.attempt.sent());
-        let is_on = self.plan.policy.added_headers == AddedHeaders::Envoy;
-        let added = AddedToResponse { attempt_count: is_on.then_some(self.made) };
-        let mut delivered = false;
-        let end = poll_fn(|cx| self.poll_delivery(cx, &mut chosen, added, &mut delivered)).await;
-        let status = chosen.attempt.response().map(|response| response.status);
-        let (reason, outcome) = match end {
-            Delivery::Delivered(Delivered::Whole) => (why, RequestOutcome::Response),
-            Delivery::Delivered(Delivered::ClientGone) => (Reason::ClientGone, RequestOutcome::Response),
-            Delivery::Delivered(Delivered::UpstreamLost(cause)) => (
-                Reason::UpstreamReset,
-                RequestOutcome::from(&Outcome::Failed { progress: Progress::HeadReceived, cause }),
-            ),
-            Delivery::Timeout => (Reason::TimedOut, RequestOutcome::Timeout),
-            Delivery::PerTryIdleTimeout => (Reason::IdleTimeout, RequestOutcome::PerTryIdleTimeout),
-            Delivery::IdleTimeout => (Reason::IdleTimeout, RequestOutcome::Timeout),
-        };
-        self.record(&chosen, outcome, None);
-        let is_whole = end == Delivery::Delivered(Delivered::Whole) && self.body.is_complete();
-        if is_whole {
-            chosen.attempt.retire();
-        } else {
-            self.request.break_off();
-        }
-        self.ended(status, reason, is_whole, first_byte)
-    }
-
-    fn poll_delivery(
-        &mut self,
-        cx: &mut Context<'_>,
-        chosen: &mut Running<R::Attempt>,
-        added: AddedToResponse,
-        delivered: &mut bool,
-    ) -> Poll<Delivery> {
-        loop {
-            let sent = chosen.attempt.sent();
-            match self.poll_client(cx, sent) {
-                Poll::Ready(Gone::HalfClosed) => {
-                    self.is_final = Some(Reason::ClientGone);
-                    chosen.attempt.half_close();
-                }
-                Poll::Ready(Gone::Gone | Gone::Invalid(_)) => {
-                    return Poll::Ready(Delivery::Delivered(Delivered::ClientGone));
-                }
-                Poll::Pending => {}
-            }
-            chosen.attempt.poll_send(cx, &self.body);
-            let now_sent = chosen.attempt.sent();
-            if now_sent == sent {
-                break;
-            }
-            self.body.give_up(now_sent);
-        }
-        if !*delivered {
-            match self.request.poll_deliver(cx, &mut chosen.attempt, added) {
-                Poll::Ready(Delivered::Whole) => *delivered = true,
-                Poll::Ready(end) => return Poll::Ready(Delivery::Delivered(end)),
-                Poll::Pending => {}
-            }
-        }
-        if *delivered {
-            let is_sent = self.body.is_complete() && chosen.attempt.sent() == self.body.received();
-            if is_sent || !chosen.attempt.can_send() {
-                return Poll::Ready(Delivery::Delivered(Delivered::Whole));
-            }
-        }
-        self.poll_delivery_time(cx, chosen)
-    }
-
-    fn poll_delivery_time(
-        &mut self,
-        cx: &mut Context<'_>,
-        chosen: &mut Running<R::Attempt>,
-    ) -> Poll<Delivery> {
-        let idle = self.plan.policy.idle_timeout;
-        let per_try_idle = self.plan.policy.retry.per_try_idle_timeout;
-        let mut next = self.deadline;
-        if idle.is_some() || per_try_idle.is_some() {
-            let moved = chosen.attempt.moved();
-            if moved != chosen.moved {
-                chosen.moved = moved;
-                chosen.last_moved = Instant::now();
-                self.last_active = chosen.last_moved;
-            }
-            next = earliest(next, idle.map(|idle| self.last_active + idle));
-            next = earliest(next, per_try_idle.map(|idle| chosen.last_moved + idle));
-        }
-        let Some(next) = next else { return Poll::Pending };
-        let Poll::Ready(now) = self.timer.poll_until(cx, next) else { return Poll::Pending };
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
-            return Poll::Ready(Delivery::Timeout);
-        }
-        let is_idle = idle.is_some_and(|idle| self.last_active + idle <= now);
-        Poll::Ready(if is_idle { Delivery::IdleTimeout } else { Delivery::PerTryIdleTimeout })
-    }
-
-    /// Answers in the upstream's place.
-    async fn answer(&mut self, answer: &Answer, why: Reason) -> Ended {
-        self.retry_at = None;
-        self.under_way = None;
-        let is_on = self.plan.policy.added_headers == AddedHeaders::Envoy;
-        let added = AddedToResponse { attempt_count: (is_on && self.made > 0).then_some(self.made) };
-        let delivered = poll_fn(|cx| self.request.poll_answer(cx, answer, added)).await;
-        let is_whole = delivered == Delivered::Whole && self.body.is_complete();
-        self.ended(Some(answer.status()), why, is_whole, None)
-    }
-
-    fn ended(
-        &mut self,
-        status: Option<u16>,
-        reason: Reason,
-        is_whole: bool,
-        first_byte: Option<Duration>,
-    ) -> Ended {
-        Ended {
-            status,
-            reason,
-            refused: self.refused,
-            is_whole,
-            request_bytes: self.body.received(),
-            duration: self.begun.elapsed(),
-            first_byte,
-        }
     }
 }
 
