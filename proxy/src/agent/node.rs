@@ -11,7 +11,7 @@ use crate::{
     http::replay::Buffers,
     intercept::{Attachment, Cgroup, InterceptError, NetworkNamespace, Original, Programs},
     observe::{
-        AccessLog, Connection, Metrics, RecentGiveUps, Status,
+        AccessLog, Connection, Metrics, Observer, Status,
         status::{PolicyStatus, WorkloadStatus},
     },
     policy::Table,
@@ -62,9 +62,7 @@ pub struct Node {
     limits: Limits,
     buffers: Buffers,
     workers: Workers,
-    metrics: Metrics,
-    give_ups: RecentGiveUps,
-    access_log: Option<Arc<AccessLog>>,
+    observer: Observer,
 }
 
 impl Node {
@@ -77,16 +75,13 @@ impl Node {
         limits: Limits,
         node_budget: BudgetPolicy,
     ) -> io::Result<Rc<Self>> {
-        let give_ups = RecentGiveUps::default();
-        let access_log = access_log.map(Arc::new);
-        let on_end = {
-            let (metrics, give_ups, access_log) = (metrics.clone(), give_ups.clone(), access_log.clone());
-            let on_end: OnEnd =
-                Arc::new(move |record| record_end(&metrics, &give_ups, access_log.as_deref(), record));
-            on_end
+        let observer = Observer::new(metrics, access_log);
+        let on_end: OnEnd = {
+            let observer = observer.clone();
+            Arc::new(move |record| observer.connection_ended(record))
         };
         let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        metrics.policies_in_force(table.policies().count());
+        observer.metrics().policies_in_force(table.policies().count());
         Ok(Rc::new(Self {
             programs: Rc::new(RefCell::new(programs)),
             full: Cell::new(false),
@@ -106,14 +101,12 @@ impl Node {
             limits,
             buffers: Buffers::new(MAX_BUFFERED),
             workers: Workers::start(threads, &on_end)?,
-            metrics,
-            give_ups,
-            access_log,
+            observer,
         }))
     }
 
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        self.observer.metrics()
     }
 
     pub fn names(&self) -> &Names {
@@ -126,7 +119,7 @@ impl Node {
 
     /// What the attempts of all connections share.
     pub fn shared(&self) -> connect::Shared<'_> {
-        connect::Shared { budgets: &self.budgets, metrics: &self.metrics, epoch: self.epoch }
+        connect::Shared { budgets: &self.budgets, metrics: self.metrics(), epoch: self.epoch }
     }
 
     /// What is kept of requests' bodies.
@@ -142,7 +135,7 @@ impl Node {
 
     pub fn add(&self, enrolment: Rc<Enrolment>) {
         self.workloads.borrow_mut().push(enrolment);
-        self.metrics.workloads_enrolled(self.workload_count());
+        self.metrics().workloads_enrolled(self.workload_count());
     }
 
     pub fn workload_count(&self) -> usize {
@@ -161,7 +154,7 @@ impl Node {
             enrolment.stop_intake();
             self.handed_over.borrow_mut().push(enrolment);
         }
-        self.metrics.workloads_enrolled(workloads.len());
+        self.metrics().workloads_enrolled(workloads.len());
     }
 
     /// Sends new connections of every workload past this agent.
@@ -229,7 +222,7 @@ impl Node {
             enrolment.look(self);
         }
         *self.workloads.borrow_mut() = there;
-        self.metrics.workloads_enrolled(self.workload_count());
+        self.metrics().workloads_enrolled(self.workload_count());
         self.engines.borrow_mut().retain(|_, engine| engine.strong_count() > 0);
         gone.iter().map(|enrolment| enrolment.cgroup().clone()).collect()
     }
@@ -244,15 +237,15 @@ impl Node {
     // Policies.
 
     pub fn set_table(&self, table: Table) {
-        self.metrics.config_reloaded();
-        self.metrics.policies_in_force(table.policies().count());
+        self.metrics().config_reloaded();
+        self.metrics().policies_in_force(table.policies().count());
         *self.table.borrow_mut() = Arc::new(table);
         *self.config_error.borrow_mut() = None;
         tracing::info!(policies = self.policy_count(), "policies reloaded");
     }
 
     pub fn refuse_table(&self, error: &str) {
-        self.metrics.config_refused();
+        self.metrics().config_refused();
         tracing::error!(error, "the policies were not reloaded; the last good ones stay in force");
         *self.config_error.borrow_mut() = Some(error.to_owned());
     }
@@ -320,7 +313,7 @@ impl Node {
 
     /// A connection ended without having been relayed.
     pub fn ended(&self, record: Connection) {
-        record_end(&self.metrics, &self.give_ups, self.access_log.as_deref(), record);
+        self.observer.connection_ended(record);
     }
 
     /// Resets everything that is still relayed.
@@ -332,15 +325,11 @@ impl Node {
 
     /// Waits until the access log has what was recorded so far.
     pub fn flush_access_log(&self) {
-        if let Some(access_log) = &self.access_log {
-            access_log.flush();
-        }
+        self.observer.flush_access_log();
     }
 
     pub fn reopen_access_log(&self) {
-        if let Some(access_log) = &self.access_log {
-            access_log.reopen();
-        }
+        self.observer.reopen_access_log();
     }
 
     pub fn status(&self, ready: bool) -> Status {
@@ -348,7 +337,7 @@ impl Node {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: process::id(),
-            started: self.metrics.started().unix_seconds(),
+            started: self.metrics().started().unix_seconds(),
             ready,
             draining: self.draining.get(),
             workloads: workloads
@@ -367,9 +356,9 @@ impl Node {
                     origin: policy.origin.to_string(),
                 })
                 .collect(),
-            totals: self.metrics.totals(),
+            totals: self.metrics().totals(),
             last_config_error: self.config_error.borrow().clone(),
-            last_give_ups: self.give_ups.list(),
+            last_give_ups: self.observer.give_ups(),
         }
     }
 
@@ -384,18 +373,5 @@ impl Node {
             tracing::error!(%error, "cannot tell the kernel programs of the bound");
         }
         full
-    }
-}
-
-fn record_end(
-    metrics: &Metrics,
-    give_ups: &RecentGiveUps,
-    access_log: Option<&AccessLog>,
-    record: Connection,
-) {
-    metrics.connection_ended(&record);
-    give_ups.connection_ended(&record);
-    if let Some(access_log) = access_log {
-        access_log.record(record);
     }
 }

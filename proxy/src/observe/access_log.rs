@@ -1,4 +1,4 @@
-//! The access log: a line of JSON for each ended connection, written by a thread of its own.
+//! The access log: a line of JSON for each ended connection and request, written by a thread of its own.
 //!
 //! The data path hands a record over and goes on: it neither serialises nor waits. Where the writer cannot keep up,
 //! or the disk is full, lines are lost and counted; a line that is written is whole.
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
-use super::{Connection, Metrics};
+use super::{Metrics, Record};
 
 /// How many records may wait for the writer.
 const QUEUE: usize = 8192;
@@ -73,7 +73,7 @@ pub struct AccessLog {
 }
 
 enum Message {
-    Record(Box<Connection>),
+    Record(Record),
     /// Look at the flags.
     Wake,
     /// Write what there is, then drop the sender.
@@ -108,8 +108,8 @@ impl AccessLog {
     }
 
     /// Hands a record to the writer. Never waits: a record for which there is no room is counted as dropped.
-    pub fn record(&self, connection: Connection) {
-        if !self.send(Message::Record(Box::new(connection))) {
+    pub fn record(&self, record: impl Into<Record>) {
+        if !self.send(Message::Record(record.into())) {
             self.metrics.access_log_dropped(1);
         }
     }

@@ -5,7 +5,9 @@
 
 mod by_word;
 mod durations;
+mod http;
 mod policies;
+mod requests;
 mod sampled;
 
 use std::fmt;
@@ -20,7 +22,10 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 
 use self::by_word::{ByWord, Word};
 use self::durations::Durations;
+use self::http::Http;
+pub use self::http::{BodyBound, Detected};
 use self::policies::Policies;
+pub use self::requests::{ActiveRequest, RequestMetrics};
 use self::sampled::{Interceptions, register_process};
 use super::Timestamp;
 use super::record::{Attempts, Connection};
@@ -51,6 +56,7 @@ struct Inner {
     handshakes_held: Gauge,
     connect_duration: Durations,
     bytes: ByWord<Direction>,
+    http: Http,
     config_reloads: ByWord<Reload>,
     config_last_reload_successful: Gauge,
     policies: Gauge,
@@ -120,6 +126,7 @@ impl Metrics {
             "Bytes relayed by ended connections, as the client sees the direction",
             ByWord::new("direction"),
         );
+        let http = Http::register(redial);
         let config_reloads =
             add(redial, "config_reloads", "Reloads of the policies by result", ByWord::new("result"));
         let config_last_reload_successful = add(
@@ -154,6 +161,7 @@ impl Metrics {
             handshakes_held,
             connect_duration,
             bytes,
+            http,
             config_reloads,
             config_last_reload_successful,
             policies,
@@ -249,7 +257,7 @@ impl Metrics {
     #[must_use]
     pub fn totals(&self) -> Totals {
         let inner = &self.0;
-        Totals {
+        let mut totals = Totals {
             connections_active: u64::try_from(inner.connections_active.get()).unwrap_or(0),
             handshakes_held: u64::try_from(inner.handshakes_held.get()).unwrap_or(0),
             connections_total: inner.connections.nonzero(),
@@ -258,7 +266,10 @@ impl Metrics {
             retries: inner.retries.nonzero(),
             budget_refusals: inner.budget_refusals.nonzero(),
             access_log_dropped: inner.access_log_dropped.get(),
-        }
+            ..Totals::default()
+        };
+        inner.http.requests.add_to(&mut totals);
+        totals
     }
 
     /// Everything in the `OpenMetrics` text format: [`CONTENT_TYPE`].
@@ -328,13 +339,10 @@ impl Word for AttemptOutcome {
 }
 
 impl Word for Scope {
-    const ALL: &'static [Self] = &[Self::Destination, Self::Node];
+    const ALL: &'static [Self] = &Self::ALL;
 
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Destination => "destination",
-            Self::Node => "node",
-        }
+        self.as_str()
     }
 }
 
@@ -374,7 +382,7 @@ pub(super) mod tests {
     }
 
     /// The samples by their name and labels.
-    fn samples(metrics: &Metrics) -> BTreeMap<String, f64> {
+    pub(in crate::observe) fn samples(metrics: &Metrics) -> BTreeMap<String, f64> {
         metrics
             .encode()
             .unwrap()
@@ -388,7 +396,7 @@ pub(super) mod tests {
     }
 
     #[track_caller]
-    fn assert_samples(metrics: &Metrics, expected: &[(&str, f64)]) {
+    pub(in crate::observe) fn assert_samples(metrics: &Metrics, expected: &[(&str, f64)]) {
         let samples = samples(metrics);
         for (name, value) in expected {
             let sample = samples.get(*name).unwrap_or_else(|| panic!("no {name} in {samples:#?}"));

@@ -1,6 +1,8 @@
-//! The record of one ended TCP connection: what the access log writes and what the metrics count.
+//! The records of what has ended, TCP connections and requests: what the access log writes.
 //!
-//! Plain data without references into the engine, bounded in size whatever the policy allows.
+//! Plain data without references into the engine, bounded in size whatever the policy allows and the client sends.
+
+mod request;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,11 +10,20 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+pub use self::request::{Grpc, HttpProtocol, Request, RequestAttempt, RequestEnd, RequestOrigin};
 use super::Timestamp;
 use crate::reason::{AttemptOutcome, Reason};
 
 /// How many attempts a record keeps.
 const MAX_ATTEMPTS: usize = 32;
+
+/// What the access log has a line for.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Record {
+    Connection(Box<Connection>),
+    Request(Box<Request>),
+}
 
 /// One ended TCP connection. Its JSON is the access log's line; durations are written in milliseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -65,18 +76,18 @@ pub struct Attempt {
     pub backoff: Duration,
 }
 
-/// The attempts of one connection in order. Where there were too many to keep, those before the last are counted
+/// The attempts of one connection or request in order. Where there were too many to keep, those before the last are counted
 /// only: the first ones show how it began and the last one why it ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Attempts {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attempts<A = Attempt> {
     #[serde(rename = "attempts")]
-    kept: Vec<Attempt>,
+    kept: Vec<A>,
     #[serde(rename = "attempts_omitted", skip_serializing_if = "is_zero")]
     omitted: usize,
 }
 
-impl Attempts {
-    pub fn push(&mut self, attempt: Attempt) {
+impl<A> Attempts<A> {
+    pub fn push(&mut self, attempt: A) {
         if self.kept.len() == MAX_ATTEMPTS {
             self.kept.pop();
             self.omitted += 1;
@@ -86,13 +97,13 @@ impl Attempts {
 
     /// The attempts that were kept.
     #[must_use]
-    pub fn kept(&self) -> &[Attempt] {
+    pub fn kept(&self) -> &[A] {
         &self.kept
     }
 
     /// The latest attempt.
     #[must_use]
-    pub fn last(&self) -> Option<&Attempt> {
+    pub fn last(&self) -> Option<&A> {
         self.kept.last()
     }
 
@@ -100,6 +111,32 @@ impl Attempts {
     #[must_use]
     pub fn total(&self) -> usize {
         self.kept.len() + self.omitted
+    }
+}
+
+impl<A> Default for Attempts<A> {
+    fn default() -> Self {
+        Self { kept: Vec::new(), omitted: 0 }
+    }
+}
+
+impl<A> FromIterator<A> for Attempts<A> {
+    fn from_iter<I: IntoIterator<Item = A>>(attempts: I) -> Self {
+        let mut all = Self::default();
+        attempts.into_iter().for_each(|attempt| all.push(attempt));
+        all
+    }
+}
+
+impl From<Connection> for Record {
+    fn from(connection: Connection) -> Self {
+        Self::Connection(Box::new(connection))
+    }
+}
+
+impl From<Request> for Record {
+    fn from(request: Request) -> Self {
+        Self::Request(Box::new(request))
     }
 }
 
@@ -118,12 +155,15 @@ const fn is_zero(count: &usize) -> bool {
 }
 
 #[cfg(test)]
+pub(super) use self::request::tests as request_tests;
+
+#[cfg(test)]
 pub(super) mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use serde_json::json;
 
-    use super::{Attempt, Attempts, Connection, Handshake};
+    use super::{Attempt, Connection, Handshake};
     use crate::reason::{AttemptOutcome, Reason};
 
     pub(in crate::observe) fn attempt(outcome: AttemptOutcome) -> Attempt {
@@ -136,10 +176,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::observe) fn connection(reason: Reason, outcomes: &[AttemptOutcome]) -> Connection {
-        let mut attempts = Attempts::default();
-        for outcome in outcomes {
-            attempts.push(attempt(*outcome));
-        }
+        let attempts = outcomes.iter().copied().map(attempt).collect();
         Connection {
             time: (UNIX_EPOCH + Duration::from_millis(1_790_726_400_007)).into(),
             workload: "web".into(),

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::Connection;
+use super::{Connection, Request};
 use crate::reason::Reason;
 
-/// How many failed connections are remembered.
+/// How many failures are remembered.
 const MAX_GIVE_UPS: usize = 50;
 
 /// The agent at one moment.
@@ -31,7 +31,7 @@ pub struct Status {
     pub totals: Totals,
     /// Why the latest reload of the policies was refused; None where it was accepted.
     pub last_config_error: Option<String>,
-    /// The latest failed connections, latest first.
+    /// The latest failed connections and requests, latest first.
     pub last_give_ups: Vec<GiveUp>,
 }
 
@@ -66,9 +66,24 @@ pub struct Totals {
     /// By scope.
     pub budget_refusals: BTreeMap<String, u64>,
     pub access_log_dropped: u64,
+    // An agent of an older version does not tell the rest.
+    #[serde(default)]
+    pub requests_active: u64,
+    /// By reason.
+    #[serde(default)]
+    pub requests_total: BTreeMap<String, u64>,
+    /// Got a good response after at least one retry.
+    #[serde(default)]
+    pub requests_recovered: u64,
+    /// By outcome.
+    #[serde(default)]
+    pub request_attempts: BTreeMap<String, u64>,
+    /// By the condition that the failed attempt met.
+    #[serde(default)]
+    pub request_retries: BTreeMap<String, u64>,
 }
 
-/// A connection that the workload did not get.
+/// A connection that the workload did not get, or a request that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GiveUp {
     pub time: String,
@@ -78,6 +93,22 @@ pub struct GiveUp {
     pub reason: Cow<'static, str>,
     pub attempts: usize,
     pub last_outcome: Option<Cow<'static, str>>,
+    /// None where it was a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<FailedRequest>,
+}
+
+/// What a failed request asked for, where that could be read, and what it got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedRequest {
+    pub method: Option<String>,
+    pub authority: Option<String>,
+    /// Without the query string.
+    pub path: Option<String>,
+    pub status: Option<u16>,
+    pub grpc_status: Option<u32>,
+    /// Envoy's response flags.
+    pub flags: String,
 }
 
 impl From<&Connection> for GiveUp {
@@ -90,21 +121,53 @@ impl From<&Connection> for GiveUp {
             reason: connection.reason.as_str().into(),
             attempts: connection.attempts.total(),
             last_outcome: connection.attempts.last().map(|last| last.outcome.as_str().into()),
+            request: None,
         }
     }
 }
 
-/// The latest failed connections. A clone is the same memory. Only failures take its lock.
+impl From<&Request> for GiveUp {
+    fn from(request: &Request) -> Self {
+        Self {
+            time: request.time.to_string(),
+            workload: request.workload.to_string(),
+            original_destination: request.original_destination,
+            policy: request.policy.to_string(),
+            reason: request.reason.as_str().into(),
+            attempts: request.attempts.total(),
+            last_outcome: request.attempts.last().map(|last| last.outcome.as_str().into()),
+            request: Some(FailedRequest {
+                method: request.method.as_deref().map(str::to_owned),
+                authority: request.authority.as_deref().map(str::to_owned),
+                path: request.path.as_deref().map(str::to_owned),
+                status: request.status,
+                grpc_status: request.grpc.as_ref().and_then(|grpc| grpc.status),
+                flags: request.flags.to_string(),
+            }),
+        }
+    }
+}
+
+/// The latest failed connections and requests. A clone is the same memory. Only failures take its lock.
 #[derive(Clone, Debug, Default)]
 pub struct RecentGiveUps(Arc<Mutex<VecDeque<GiveUp>>>);
 
 impl RecentGiveUps {
     /// Remembers the connection if the workload did not get it.
     pub fn connection_ended(&self, connection: &Connection) {
-        if !is_give_up(connection.reason) {
-            return;
+        if never_was(connection.reason) {
+            self.add(connection.into());
         }
-        let give_up = GiveUp::from(connection);
+    }
+
+    /// Remembers the request if it failed.
+    pub fn request_ended(&self, request: &Request) {
+        if request.reason.is_give_up() {
+            self.add(request.into());
+        }
+    }
+
+    fn add(&self, give_up: GiveUp) {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         recent.truncate(MAX_GIVE_UPS - 1);
         recent.push_front(give_up);
@@ -118,7 +181,7 @@ impl RecentGiveUps {
 }
 
 /// Whether the connection ended before there was one, for whatever cause.
-const fn is_give_up(reason: Reason) -> bool {
+const fn never_was(reason: Reason) -> bool {
     match reason {
         Reason::ClientGone
         | Reason::NotRetriable

@@ -40,6 +40,18 @@ pub struct DestinationBudget {
 #[must_use = "the retry counts as under way for as long as this lives"]
 pub struct RetryUnderWay(Arc<AtomicU32>);
 
+impl Scope {
+    pub const ALL: [Self; 2] = [Self::Destination, Self::Node];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Destination => "destination",
+            Self::Node => "node",
+        }
+    }
+}
+
 impl Budgets {
     #[must_use]
     pub fn new(node: BudgetPolicy) -> Self {

@@ -32,18 +32,24 @@ impl<W: Word> ByWord<W> {
     }
 
     pub(super) fn add(&self, word: W, count: u64) {
-        // At most 13 words: looking for one is cheaper than it is worth to have an index.
-        for (_, counter) in self.each().filter(|(each, _)| *each == word) {
+        // At most 20 words, the usual ones first: looking for one is cheaper than it is worth to have an index.
+        let counter = self.each().find(|(each, _)| *each == word);
+        debug_assert!(counter.is_some(), "{word:?} is missing among the words");
+        if let Some((_, counter)) = counter {
             counter.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds these counts to those given, by word.
+    pub(super) fn add_to(&self, sums: &mut BTreeMap<String, u64>) {
+        for (word, count) in self.counted() {
+            *sums.entry(word.as_str().to_owned()).or_default() += count;
         }
     }
 
     /// The words that were counted at all.
     pub(super) fn nonzero(&self) -> BTreeMap<String, u64> {
-        self.each()
-            .map(|(word, counter)| (word.as_str().to_owned(), counter.load(Ordering::Relaxed)))
-            .filter(|(_, count)| *count > 0)
-            .collect()
+        self.counted().map(|(word, count)| (word.as_str().to_owned(), count)).collect()
     }
 
     /// Writes a line a word, with these labels before the word's own.
@@ -53,10 +59,35 @@ impl<W: Word> ByWord<W> {
         encoder: &mut MetricEncoder<'_>,
     ) -> Result<(), fmt::Error> {
         for (word, counter) in self.each() {
-            let labels = [labels, &[(self.label, word.as_str())]].concat();
-            encode_counter(&labels.as_slice(), counter.load(Ordering::Relaxed), encoder)?;
+            self.encode_word(word, counter.load(Ordering::Relaxed), labels, encoder)?;
         }
         Ok(())
+    }
+
+    /// The same without the words that were never counted, where there are many sets of labels.
+    pub(super) fn encode_counted_with(
+        &self,
+        labels: &[(&str, &str)],
+        encoder: &mut MetricEncoder<'_>,
+    ) -> Result<(), fmt::Error> {
+        self.counted().try_for_each(|(word, count)| self.encode_word(word, count, labels, encoder))
+    }
+
+    fn encode_word(
+        &self,
+        word: W,
+        count: u64,
+        labels: &[(&str, &str)],
+        encoder: &mut MetricEncoder<'_>,
+    ) -> Result<(), fmt::Error> {
+        let labels = [labels, &[(self.label, word.as_str())]].concat();
+        encode_counter(&labels.as_slice(), count, encoder)
+    }
+
+    fn counted(&self) -> impl Iterator<Item = (W, u64)> {
+        self.each()
+            .map(|(word, counter)| (word, counter.load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
     }
 
     fn each(&self) -> impl Iterator<Item = (W, &AtomicU64)> {

@@ -51,8 +51,8 @@ impl Durations {
     }
 }
 
-impl EncodeMetric for Durations {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+impl Durations {
+    pub(super) fn encode_to(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let Inner { buckets, longer, sum_nanos } = &*self.0;
         let bounds = UPPER_BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
         let counts = buckets.iter().chain([longer]).map(|count| count.load(Ordering::Relaxed));
@@ -61,6 +61,12 @@ impl EncodeMetric for Durations {
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = Duration::from_nanos(sum_nanos.load(Ordering::Relaxed)).as_secs_f64();
         encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+}
+
+impl EncodeMetric for Durations {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        self.encode_to(encoder)
     }
 
     fn metric_type(&self) -> MetricType {
