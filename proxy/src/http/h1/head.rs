@@ -2,12 +2,33 @@
 //!
 //! Heads are passed on as they came, so nothing here changes or keeps their bytes: a head is told apart, checked and
 //! described. What another reader could take for another message is refused.
+//!
+//! What is refused, and with which status, is what Envoy 1.40 refuses, but for these. Envoy writes every message anew,
+//! so it may mend what it reads; here the upstream reads the very bytes, so what needs mending is refused with 400 where
+//! nothing else is said:
+//!
+//! - requests with bare line feeds, carriage returns within a line or in a target, and folded fields. Envoy takes the
+//!   first as line ends, drops the second and joins the third. Carriage returns within a response's line are refused, too.
+//! - request lines with other separators than one space, and with space at their end.
+//! - more than one Host. Envoy takes them.
+//! - a request without Host whose target is in absolute form. Envoy makes a Host of the target.
+//! - requests of HTTP/1.0 with a Transfer-Encoding, which servers are free to ignore. Envoy takes them as chunked.
+//! - versions that are not 1.0 or 1.1: 505. Envoy takes `HTTP/2.0` and no version at all as 1.0, which it refuses with 426
+//!   unless it is told to take it. 1.0 is always taken here, and without Host. In responses Envoy takes any version.
+//! - chunks that do not end in CR LF where their size says, sizes of more than 16 digits, and extensions over 4 KiB.
+//!
+//! These Envoy refuses, and they are passed on, because they are the upstream's matter and end nowhere else for it: unknown
+//! methods, relative targets and targets with a fragment, values of Host, Connection options that name Host, and up to
+//! [`MAX_FIELDS`] fields.
+
+mod error;
+mod fields;
+mod parse;
 
 use std::ops::Range;
 
-use bytes::Bytes;
-
-use crate::policy::Headers;
+pub use error::HeadError;
+pub use fields::{Fields, rewrite};
 
 /// The most bytes of a head, its blank line included. Envoy's default.
 pub const MAX_HEAD: usize = 60 * 1024;
@@ -19,6 +40,12 @@ pub const MAX_FIELDS: usize = 256;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Search {
     searched: usize,
+    /// Where the line begins that `searched` is in.
+    line: usize,
+    /// The first line is complete.
+    begun: bool,
+    /// The first line was looked at before the others came.
+    checked: bool,
 }
 
 /// What a request's head says.
@@ -94,17 +121,11 @@ pub enum Upgrade {
     Other,
 }
 
-/// Why a head is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum HeadError {
-    #[error("the head is larger than {MAX_HEAD} bytes")]
-    TooLarge,
-}
-
-/// The fields of a head, for matchers.
-#[derive(Clone, Copy, Debug)]
-pub struct Fields<'a> {
-    head: &'a [u8],
+/// Which side a head comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Request,
+    Response,
 }
 
 /// Says what the request head is that these bytes begin with; none where it goes on.
@@ -117,23 +138,59 @@ pub fn response(bytes: &[u8], answers: &Method) -> Result<Option<ResponseHead>, 
     Search::default().response(bytes, answers)
 }
 
-/// A head without the fields named in `remove`, and with those in `add` at its end. All else is as it was.
-#[must_use]
-pub fn rewrite(head: &[u8], _remove: &[&str], _add: &[(&str, &str)]) -> Bytes {
-    Bytes::copy_from_slice(head)
-}
-
 impl Search {
     /// As [`request`], of bytes that begin as those of the last call did. After a head it is ready for the next.
     pub fn request(&mut self, bytes: &[u8]) -> Result<Option<RequestHead>, HeadError> {
-        self.searched = bytes.len();
-        Ok(None)
+        match self.next(bytes, Kind::Request)? {
+            Some(head) => parse::request(head).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// As [`response`], of bytes that begin as those of the last call did. After a head it is ready for the next.
-    pub fn response(&mut self, bytes: &[u8], _answers: &Method) -> Result<Option<ResponseHead>, HeadError> {
-        self.searched = bytes.len();
+    pub fn response(&mut self, bytes: &[u8], answers: &Method) -> Result<Option<ResponseHead>, HeadError> {
+        match self.next(bytes, Kind::Response)? {
+            Some(head) => parse::response(head, answers).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn next<'a>(&mut self, bytes: &'a [u8], kind: Kind) -> Result<Option<&'a [u8]>, HeadError> {
+        if let Some(length) = self.end(bytes, kind)? {
+            *self = Self::default();
+            return Ok(bytes.get(..length));
+        }
+        if self.begun && !self.checked {
+            // Whoever writes something else than HTTP may wait for an answer, and never write a blank line.
+            self.checked = true;
+            parse::first_line(bytes, kind)?;
+        }
         Ok(None)
+    }
+
+    fn end(&mut self, bytes: &[u8], kind: Kind) -> Result<Option<usize>, HeadError> {
+        let bytes = bytes.get(..MAX_HEAD).unwrap_or(bytes);
+        while let Some(rest) = bytes.get(self.searched..)
+            && let Some(newline) = rest.iter().position(|byte| *byte == b'\n')
+        {
+            let end = self.searched + newline;
+            let line = bytes.get(self.line..end).unwrap_or_default();
+            self.searched = end + 1;
+            self.line = end + 1;
+            let line = match (line.strip_suffix(b"\r"), kind) {
+                (Some(line), _) => line,
+                (None, Kind::Request) => return Err(HeadError::BareLf),
+                (None, Kind::Response) => line,
+            };
+            match kind {
+                _ if !line.is_empty() => self.begun = true,
+                // Empty lines before a request are skipped (RFC 9112, section 2.2).
+                Kind::Request if !self.begun => {}
+                Kind::Request | Kind::Response => return Ok(Some(end + 1)),
+            }
+        }
+        self.searched = bytes.len();
+        if bytes.len() < MAX_HEAD { Ok(None) } else { Err(HeadError::TooLarge) }
     }
 }
 
@@ -141,7 +198,7 @@ impl RequestHead {
     /// The fields of this head, which is at the front of `bytes`.
     #[must_use]
     pub fn fields<'a>(&self, bytes: &'a [u8]) -> Fields<'a> {
-        Fields { head: bytes.get(..self.length).unwrap_or(bytes) }
+        Fields::request(bytes.get(..self.length).unwrap_or(bytes))
     }
 }
 
@@ -149,7 +206,7 @@ impl ResponseHead {
     /// The fields of this head, which is at the front of `bytes`.
     #[must_use]
     pub fn fields<'a>(&self, bytes: &'a [u8]) -> Fields<'a> {
-        Fields { head: bytes.get(..self.length).unwrap_or(bytes) }
+        Fields::response(bytes.get(..self.length).unwrap_or(bytes))
     }
 
     /// Another response to the same request follows.
@@ -194,26 +251,10 @@ impl From<&str> for Method {
     }
 }
 
-impl Headers for Fields<'_> {
-    fn visit<'a>(&'a self, _name: &str, visit: &mut dyn FnMut(&'a [u8]) -> bool) {
-        visit(self.head);
-    }
+/// Whether this byte may be in a token, as the names of methods and fields are.
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-impl HeadError {
-    /// The status that a client is answered with.
-    #[must_use]
-    pub fn status(self) -> u16 {
-        match self {
-            Self::TooLarge => 431,
-        }
-    }
-
-    /// The word that counts it in metrics.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::TooLarge => "too-large",
-        }
-    }
-}
+#[cfg(test)]
+mod tests;
