@@ -261,7 +261,7 @@ impl Broken {
 
 #[cfg(test)]
 mod tests {
-    use super::{Moved, prepare, relay, reset};
+    use super::{Moved, prepare_client, prepare_upstream, relay, reset};
     use crate::reason::Reason;
     use socket2::SockRef;
     use std::{net::Ipv4Addr, time::Duration};
@@ -282,7 +282,8 @@ mod tests {
     async fn an_urgent_byte_stays_in_the_stream_and_stops_nothing() {
         let (mut application, client) = pair().await;
         let (upstream, mut server) = pair().await;
-        prepare(&client, &upstream);
+        prepare_client(&client);
+        prepare_upstream(&upstream);
         application.write_all(b"before").await.unwrap();
         SockRef::from(&application).send_out_of_band(b"!").unwrap();
         application.write_all(b"after").await.unwrap();
