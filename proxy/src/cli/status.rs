@@ -3,8 +3,9 @@
 use crate::{
     agent::ADMIN_DIRECTORY,
     observe::{
-        Status,
+        GiveUp, Status,
         admin::{Answer, Command, request},
+        status::FailedRequest,
     },
 };
 use anyhow::Context as _;
@@ -102,6 +103,15 @@ fn text(status: &Status) -> String {
     lines.extend(counts("  ended", &totals.connections_total));
     lines.extend(counts("  attempts", &totals.attempts));
     lines.extend(counts("  retries after", &totals.retries));
+    if totals.requests_active > 0 || !totals.requests_total.is_empty() {
+        lines.push(format!(
+            "  requests: {} active, {} saved by a retry",
+            totals.requests_active, totals.requests_recovered
+        ));
+    }
+    lines.extend(counts("  requests ended", &totals.requests_total));
+    lines.extend(counts("  attempts at requests", &totals.request_attempts));
+    lines.extend(counts("  requests retried on", &totals.request_retries));
     lines.extend(counts("  refused by a budget", &totals.budget_refusals));
     for workload in &status.workloads {
         lines.push(format!(
@@ -116,13 +126,40 @@ fn text(status: &Status) -> String {
     if let Some(error) = &status.last_config_error {
         lines.push(format!("  the policies were not reloaded: {error}"));
     }
-    for give_up in status.last_give_ups.iter().take(SHOWN_GIVE_UPS) {
-        lines.push(format!(
-            "  {} {} -> {}: {} after {} attempt(s)",
-            give_up.time, give_up.workload, give_up.original_destination, give_up.reason, give_up.attempts
-        ));
-    }
+    lines.extend(status.last_give_ups.iter().take(SHOWN_GIVE_UPS).map(failure));
     lines.join("\n") + "\n"
+}
+
+fn failure(give_up: &GiveUp) -> String {
+    let GiveUp {
+        time,
+        workload,
+        original_destination,
+        policy: _,
+        reason,
+        attempts,
+        last_outcome: _,
+        request,
+    } = give_up;
+    let (asked, got) = request.as_ref().map(|request| (asked(request), got(request))).unwrap_or_default();
+    format!("  {time} {workload} -> {original_destination}{asked}: {reason} after {attempts} attempt(s){got}")
+}
+
+/// ` GET shop.example/cart`, or nothing where the request could not be read. With nothing in it that a terminal would obey: the words are the client's.
+fn asked(request: &FailedRequest) -> String {
+    let FailedRequest { method, authority, path, status: _, grpc_status: _, flags: _ } = request;
+    let Some(method) = method else { return String::new() };
+    let [authority, path] = [authority, path].map(|word| word.as_deref().unwrap_or_default());
+    format!(" {} {}{}", method.escape_debug(), authority.escape_debug(), path.escape_debug())
+}
+
+/// ` (503, UF,URX)`.
+fn got(request: &FailedRequest) -> String {
+    let status = request.status.map(|status| status.to_string());
+    let grpc_status = request.grpc_status.map(|status| format!("grpc-status {status}"));
+    let flags = Some(request.flags.clone()).filter(|flags| flags != "-");
+    let words: Vec<_> = [status, grpc_status, flags].into_iter().flatten().collect();
+    if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
 }
 
 /// `name: 3 closed, 1 timed-out`, without the zeros; nothing where all are zero.
@@ -133,4 +170,68 @@ fn counts(name: &str, counts: &BTreeMap<String, u64>) -> Option<String> {
         .map(|(word, count)| format!("{count} {word}"))
         .collect();
     (!words.is_empty()).then(|| format!("{name}: {}", words.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::text;
+    use crate::observe::Status;
+    use serde_json::json;
+
+    /// What an agent of the first version answers, with these members on top.
+    fn status(more: &serde_json::Value) -> Status {
+        let mut status = json!({
+            "version": "0.1.0", "pid": 7, "started": 1_790_726_400, "ready": true, "draining": false,
+            "workloads": [], "policies": [], "connections_active": 2, "handshakes_held": 0,
+            "connections_total": {}, "connections_recovered": 0, "attempts": {}, "retries": {},
+            "budget_refusals": {}, "access_log_dropped": 0, "last_config_error": null, "last_give_ups": [],
+        });
+        for (name, value) in more.as_object().unwrap() {
+            status[name] = value.clone();
+        }
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn an_agent_without_requests_says_nothing_of_them() {
+        let text = text(&status(&json!({})));
+        assert_eq!(text, "agent 7 (redial 0.1.0): ready\n  connections: 2 active, 0 held now\n");
+    }
+
+    #[test]
+    fn requests_and_their_failures_have_lines_of_their_own() {
+        let give_up = json!({
+            "time": "2026-09-30T00:00:00.007Z", "workload": "web", "original_destination": "10.0.0.7:8080",
+            "policy": "default", "reason": "attempts-exhausted", "attempts": 3,
+            "last_outcome": "connect-refused",
+            "request": {
+                "method": "GET", "authority": "shop.example", "path": "/\u{1b}[31mcart", "status": 503,
+                "grpc_status": null, "flags": "UF,URX",
+            },
+        });
+        let mut unread = give_up.clone();
+        unread["reason"] = "bad-request".into();
+        unread["attempts"] = 0.into();
+        unread["request"] = json!({
+            "method": null, "authority": null, "path": null, "status": null, "grpc_status": 13, "flags": "-",
+        });
+        let text = text(&status(&json!({
+            "requests_active": 1, "requests_total": {"responded": 5, "attempts-exhausted": 1},
+            "requests_recovered": 2, "request_attempts": {"response": 5}, "request_retries": {"reset": 2},
+            "last_give_ups": [give_up, unread],
+        })));
+        assert_eq!(
+            text.lines().skip(2).collect::<Vec<_>>(),
+            [
+                "  requests: 1 active, 2 saved by a retry",
+                "  requests ended: 1 attempts-exhausted, 5 responded",
+                "  attempts at requests: 5 response",
+                "  requests retried on: 2 reset",
+                "  2026-09-30T00:00:00.007Z web -> 10.0.0.7:8080 GET shop.example/\\u{1b}[31mcart: \
+                 attempts-exhausted after 3 attempt(s) (503, UF,URX)",
+                "  2026-09-30T00:00:00.007Z web -> 10.0.0.7:8080: bad-request after 0 attempt(s) \
+                 (grpc-status 13)",
+            ]
+        );
+    }
 }
