@@ -5,6 +5,7 @@
 
 pub mod duration;
 pub mod files;
+pub mod size;
 
 mod fields;
 mod native;

@@ -3,6 +3,7 @@
 //! A reader returns what it read, or none after it has noted a [`Problem`]: so a caller goes on to the next field, and
 //! everything wrong with a document is told at once.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -10,7 +11,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::duration;
+use super::duration::{self, DurationError};
+use super::size;
 use super::tree::{Key, Node, Value};
 
 /// What is wrong, and where: `file:line: field: message`.
@@ -131,8 +133,63 @@ impl<'a> Field<'a> {
         number.or_else(|| self.expected(&expected(), problems))
     }
 
+    pub(super) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
+        match self.node.value {
+            Value::Bool(value) => Some(value),
+            Value::Null
+            | Value::Whole(_)
+            | Value::Decimal(_)
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Map(_) => self.expected(&"true or false", problems),
+        }
+    }
+
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
+    }
+
+    /// A text, or what is one but for missing quotes: `503`.
+    pub(super) fn word(&self) -> Option<Cow<'a, str>> {
+        match &self.node.value {
+            Value::Text(text) => Some(Cow::Borrowed(text)),
+            Value::Whole(number) => Some(Cow::Owned(number.to_string())),
+            Value::Null | Value::Bool(_) | Value::Decimal(_) | Value::List(_) | Value::Map(_) => None,
+        }
+    }
+
+    /// What one of these words means.
+    pub(super) fn one_of<T: Copy>(&self, words: &[(&str, T)], problems: &mut Problems) -> Option<T> {
+        let word = self.word();
+        let known = words.iter().find(|(known, _)| word.as_deref() == Some(*known));
+        known.map(|(_, meaning)| *meaning).or_else(|| {
+            let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            self.expected(&format!("one of {}", words.join(", ")), problems)
+        })
+    }
+
+    /// A number of bytes.
+    pub(super) fn size(&self, max: u64, problems: &mut Problems) -> Option<u64> {
+        let size = self.word().and_then(|word| size::parse(&word).ok()).filter(|&size| size <= max);
+        size.or_else(|| self.expected(&format!("{}, up to {}", size::NoSize, size::format(max)), problems))
+    }
+
     /// A duration of more than zero.
     pub(super) fn duration(&self, problems: &mut Problems) -> Option<Duration> {
+        let expected = "a duration of more than 0, such as 250ms, 5s or 1m30s";
+        match self.any_duration() {
+            Ok(Duration::ZERO) => self.expected_since(expected, "it is zero", problems),
+            Ok(duration) => Some(duration),
+            Err(error) => self.expected_since(expected, &error, problems),
+        }
+    }
+
+    pub(super) fn duration_or_zero(&self, problems: &mut Problems) -> Option<Duration> {
+        let expected = "a duration such as 250ms, 5s or 1m30s, or 0s for none";
+        self.any_duration().map_or_else(|error| self.expected_since(expected, &error, problems), Some)
+    }
+
+    fn any_duration(&self) -> Result<Duration, DurationError> {
         let text = match &self.node.value {
             Value::Text(text) => text,
             // A bare number is an error of its own, but a bare 0 is Go's zero.
@@ -140,14 +197,7 @@ impl<'a> Field<'a> {
             Value::Decimal(number) => &number.to_string(),
             Value::Null | Value::Bool(_) | Value::List(_) | Value::Map(_) => "",
         };
-        let why = match duration::parse(text) {
-            Ok(Duration::ZERO) => "it is zero".to_owned(),
-            Ok(duration) => return Some(duration),
-            Err(error) => error.to_string(),
-        };
-        let message =
-            format!("expected a duration of more than 0, such as 250ms, 5s or 1m30s, found {self}: {why}");
-        self.problem(message, problems)
+        duration::parse(text)
     }
 
     /// What a constructor made, or its complaint as this field's problem.
@@ -158,6 +208,10 @@ impl<'a> Field<'a> {
     /// Notes that something else was expected here.
     pub(super) fn expected<T>(&self, what: &dyn Display, problems: &mut Problems) -> Option<T> {
         self.problem(format!("expected {what}, found {self}"), problems)
+    }
+
+    fn expected_since<T>(&self, what: &str, why: impl Display, problems: &mut Problems) -> Option<T> {
+        self.problem(format!("expected {what}, found {self}: {why}"), problems)
     }
 
     /// Notes a problem here.

@@ -1,6 +1,9 @@
 //! redial's own document: `apiVersion: redial.dev/v1alpha1`, `kind: RetryPolicy`. docs/policies.md describes it.
 
+mod http;
+
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
 
 use super::fields::{Field, Map, Problems};
 use crate::policy::{Address, Destination, NameError, Origin, Policy, PolicyName, Protocol};
@@ -16,10 +19,15 @@ const MAX_DESTINATIONS: usize = 4_096;
 pub(super) fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
     let document = root.map_of(&["apiVersion", "kind", "metadata", "spec"], problems)?;
     let name = document.required("metadata", problems).and_then(|field| name(&field, problems));
-    let spec = document.required("spec", problems)?.map_of(&["to", "tcp", "budget"], problems)?;
+    let spec = document.required("spec", problems)?;
+    let spec = spec.map_of(&["to", "protocol", "tcp", "http", "budget"], problems)?;
 
     let to = spec.optional("to", Vec::new(), |field| destinations(&field, problems));
-    let tcp = spec.optional("tcp", ConnectRetry::default(), |field| connect_retry(&field, problems));
+    let protocol = protocol(&spec, problems);
+    let http = spec.optional("http", None, |field| http::policy(&field, problems).map(Some));
+    // What is said of requests alone holds for the connects before them too.
+    let derived = || http.as_ref().map(|http| http.as_ref().map(http::connect_retry).unwrap_or_default());
+    let tcp = spec.get("tcp").map_or_else(derived, |field| connect_retry(&field, problems));
     let budget = spec.optional("budget", BudgetPolicy::default(), |field| budget(&field, problems));
 
     let name = name?;
@@ -31,8 +39,30 @@ pub(super) fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy
         return to.problem(message, problems);
     }
     let origin = Origin::File { path: problems.file().clone(), line: root.line() };
-    let (protocol, http) = (Protocol::Auto, None);
+    let (protocol, http) = (protocol?, http?.map(Arc::new));
     Some(Policy { name, origin, to: to?, tcp: tcp?, protocol, http, budget: budget? })
+}
+
+/// What is spoken, which has to go with whether there is anything to say about requests.
+fn protocol(spec: &Map<'_>, problems: &mut Problems) -> Option<Protocol> {
+    let Some(field) = spec.get("protocol") else { return Some(Protocol::Auto) };
+    let words = [
+        ("auto", Protocol::Auto),
+        ("http", Protocol::Http),
+        ("grpc", Protocol::Grpc),
+        ("tcp", Protocol::Tcp),
+    ];
+    let protocol = field.one_of(&words, problems)?;
+    match (protocol, spec.get("http").is_some()) {
+        (Protocol::Tcp, true) => field.problem("tcp is relayed untouched; leave `http` out", problems),
+        (Protocol::Http | Protocol::Grpc, false) => {
+            let message = "without `http` everything is relayed untouched; `http: {}` is all its defaults";
+            field.problem(message, problems)
+        }
+        (Protocol::Tcp, false) | (Protocol::Http | Protocol::Grpc, true) | (Protocol::Auto, _) => {
+            Some(protocol)
+        }
+    }
 }
 
 fn name(metadata: &Field<'_>, problems: &mut Problems) -> Option<PolicyName> {
@@ -116,13 +146,8 @@ fn backoff(backoff: &Field<'_>, problems: &mut Problems) -> Option<Backoff> {
 }
 
 fn retry_on(set: &Field<'_>, problems: &mut Problems) -> Option<RetryOn> {
-    let words = Failure::ALL.map(Failure::as_str);
-    let failures = set.list(problems)?.into_iter().map(|field| {
-        let word = field.text(problems)?;
-        let failure = Failure::ALL.into_iter().find(|failure| failure.as_str() == word);
-        failure.or_else(|| field.expected(&format!("one of {}", words.join(", ")), problems))
-    });
-    let failures: Vec<_> = failures.collect();
+    let words = Failure::ALL.map(|failure| (failure.as_str(), failure));
+    let failures: Vec<_> = set.list(problems)?.iter().map(|field| field.one_of(&words, problems)).collect();
     failures.into_iter().collect()
 }
 

@@ -1,0 +1,295 @@
+//! The `http` section: what holds for requests.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::{backoff, each};
+use crate::dialect::fields::{Field, Map, Problems};
+use crate::policy::{
+    AddedHeaders, ConnectFailure, HeaderMatcher, HeaderName, HttpPolicy, NoHeaderName, Pattern, UpstreamMode,
+    ValueMatcher,
+};
+use crate::retry::connect::RetryOn;
+use crate::retry::request::{
+    Condition, Conditions, HostSelection, Method, Methods, RateLimitedBackoff, ResetFormat, ResetHeader,
+    StatusCodes,
+};
+use crate::retry::{ConnectRetry, RequestRetry};
+
+/// The most matchers, methods or reset headers in one list: each is asked of every message.
+const MAX_ENTRIES: usize = 64;
+/// The most that may be kept of one request's body.
+const MAX_BUFFERED_BODY: u64 = 1 << 30;
+
+const FIELDS: &[&str] = &[
+    "retryOn",
+    "numRetries",
+    "retriableStatusCodes",
+    "retriableHeaders",
+    "retriableRequestHeaders",
+    "methods",
+    "perTryTimeout",
+    "perTryIdleTimeout",
+    "timeout",
+    "idleTimeout",
+    "backOff",
+    "rateLimitedBackOff",
+    "hostSelection",
+    "hedgeOnPerTryTimeout",
+    "maxConcurrentRetries",
+    "maxBufferedBody",
+    "honourRequestHeaders",
+    "addHeaders",
+    "onConnectFailure",
+    "upstream",
+];
+
+pub(super) fn policy(http: &Field<'_>, problems: &mut Problems) -> Option<HttpPolicy> {
+    let map = http.map_of(FIELDS, problems)?;
+    let default = HttpPolicy::default();
+    let honour_request_headers =
+        map.optional("honourRequestHeaders", default.honour_request_headers, |field| field.boolean(problems));
+    let retry = retry(&map, honour_request_headers, problems);
+    let timeout = limit(&map, "timeout", problems);
+    let idle_timeout = limit(&map, "idleTimeout", problems);
+    let max_buffered_body = map.optional("maxBufferedBody", default.max_buffered_body, |field| {
+        let bytes = field.size(MAX_BUFFERED_BODY, problems)?;
+        usize::try_from(bytes).ok()
+    });
+    let added_headers = map.optional("addHeaders", default.added_headers, |field| {
+        field.one_of(&[("none", AddedHeaders::None), ("envoy", AddedHeaders::Envoy)], problems)
+    });
+    let connect_failure = map.optional("onConnectFailure", default.connect_failure, |field| {
+        field.one_of(&[("errno", ConnectFailure::Errno), ("503", ConnectFailure::Unavailable)], problems)
+    });
+    let upstream = map.optional("upstream", default.upstream, |field| {
+        field.one_of(&[("connection", UpstreamMode::Connection), ("pool", UpstreamMode::Pool)], problems)
+    });
+    Some(HttpPolicy {
+        retry: retry?,
+        timeout: unless_zero(timeout?),
+        idle_timeout: unless_zero(idle_timeout?),
+        max_buffered_body: max_buffered_body?,
+        honour_request_headers: honour_request_headers?,
+        added_headers: added_headers?,
+        connect_failure: connect_failure?,
+        upstream: upstream?,
+        ..default
+    })
+}
+
+/// How connects are retried where the document says it for requests only.
+pub(super) fn connect_retry(http: &HttpPolicy) -> ConnectRetry {
+    const CONNECTS: Conditions = Conditions::of(&[
+        Condition::ConnectFailure,
+        Condition::ResetBeforeRequest,
+        Condition::Reset,
+        Condition::GatewayError,
+        Condition::ServerError,
+    ]);
+    let retries = if http.retry.retry_on.intersects(CONNECTS) { http.retry.num_retries } else { 0 };
+    let attempts = NonZeroU32::MIN.saturating_add(retries);
+    // Without timeouts nothing is refused.
+    ConnectRetry::try_new(attempts, None, None, http.retry.backoff, RetryOn::ALL).unwrap_or_default()
+}
+
+fn retry(
+    map: &Map<'_>,
+    honour_request_headers: Option<bool>,
+    problems: &mut Problems,
+) -> Option<RequestRetry> {
+    let default = RequestRetry::default();
+    let status_codes = each(map, "retriableStatusCodes", problems, |field, problems| {
+        let (first, last) = (*StatusCodes::RANGE.start(), *StatusCodes::RANGE.end());
+        u16::try_from(field.whole(first.into()..=last.into(), problems)?).ok()
+    });
+    let status_codes = status_codes.and_then(|codes| StatusCodes::try_new(codes).ok());
+    let response_headers =
+        some_of(map, "retriableHeaders", problems, |field, problems| matcher(field, &[":status"], problems));
+    let retry_on = map.optional("retryOn", default.retry_on, |field| conditions(&field, problems));
+    let retry_on = if let (Some(on), Some(codes), Some(headers), Some(honours)) =
+        (retry_on, &status_codes, &response_headers, honour_request_headers)
+    {
+        // Codes and headers are said to be retried by being there, and a request that is listened to may bring its own.
+        let implied = [
+            (Condition::RetriableStatusCodes, "retriableStatusCodes", !codes.is_empty()),
+            (Condition::RetriableHeaders, "retriableHeaders", !headers.is_empty()),
+        ];
+        let mut all = Some(on);
+        for (condition, field, is_there) in implied {
+            if is_there {
+                all = all.map(|all| all.with(Conditions::of(&[condition])));
+            } else if on.contains(condition) && !honours {
+                let message = format!("{} is in the list, but there are no {field}", condition.as_str());
+                all = map.get("retryOn").and_then(|retry_on| retry_on.problem(message, problems));
+            }
+        }
+        all
+    } else {
+        None
+    };
+    let num_retries =
+        map.optional("numRetries", default.num_retries, |field| field.whole(0..=u32::MAX, problems));
+    let request_headers = some_of(map, "retriableRequestHeaders", problems, |field, problems| {
+        matcher(field, &[":method", ":path", ":authority", ":scheme"], problems)
+    });
+    let methods = methods(map, problems);
+    let per_try_timeout = limit(map, "perTryTimeout", problems);
+    let per_try_idle_timeout = limit(map, "perTryIdleTimeout", problems);
+    let backoff = map.optional("backOff", default.backoff, |field| backoff(&field, problems));
+    let rate_limited_backoff = map.optional("rateLimitedBackOff", default.rate_limited_backoff, |field| {
+        rate_limited_backoff(&field, problems).map(Some)
+    });
+    let hosts = map.optional("hostSelection", default.hosts, |field| host_selection(&field, problems));
+    let hedge_on_per_try_timeout =
+        map.optional("hedgeOnPerTryTimeout", default.hedge_on_per_try_timeout, |field| {
+            field.boolean(problems)
+        });
+    let max_concurrent_retries =
+        map.optional("maxConcurrentRetries", default.max_concurrent_retries, |field| {
+            field.whole(0..=u32::MAX, problems).map(Some)
+        });
+    Some(RequestRetry {
+        retry_on: retry_on?,
+        status_codes: status_codes?,
+        response_headers: response_headers?,
+        request_headers: request_headers?,
+        methods: methods?,
+        num_retries: num_retries?,
+        per_try_timeout: unless_zero(per_try_timeout?),
+        per_try_idle_timeout: unless_zero(per_try_idle_timeout?),
+        backoff: backoff?,
+        rate_limited_backoff: rate_limited_backoff?,
+        hosts: hosts?,
+        hedge_on_per_try_timeout: hedge_on_per_try_timeout?,
+        max_concurrent_retries: max_concurrent_retries?,
+    })
+}
+
+fn conditions(list: &Field<'_>, problems: &mut Problems) -> Option<Conditions> {
+    let words = Condition::ALL.map(|condition| (condition.as_str(), condition));
+    let conditions: Vec<_> =
+        list.list(problems)?.iter().map(|field| field.one_of(&words, problems)).collect();
+    conditions.into_iter().collect()
+}
+
+fn methods(map: &Map<'_>, problems: &mut Problems) -> Option<Methods> {
+    match map.get("methods") {
+        None => Some(Methods::Idempotent),
+        Some(field) if field.is_list() => {
+            some_of(map, "methods", problems, Field::parsed::<Method>).map(Methods::These)
+        }
+        Some(field) => match field.word().as_deref() {
+            Some("idempotent") => Some(Methods::Idempotent),
+            Some("any") => Some(Methods::Any),
+            Some(_) | None => {
+                field.expected(&"idempotent, any, or a list of methods such as [GET, POST]", problems)
+            }
+        },
+    }
+}
+
+/// What a header has to be like. Of the pseudo-headers a message has only some.
+fn matcher(entry: &Field<'_>, pseudo: &[&str], problems: &mut Problems) -> Option<HeaderMatcher> {
+    #[derive(Clone, Copy)]
+    enum Type {
+        OfText(fn(Box<str>) -> ValueMatcher),
+        Expression,
+        Present { invert: bool },
+    }
+
+    let words = [
+        ("Exact", Type::OfText(ValueMatcher::Exact)),
+        ("Prefix", Type::OfText(ValueMatcher::Prefix)),
+        ("Suffix", Type::OfText(ValueMatcher::Suffix)),
+        ("Contains", Type::OfText(ValueMatcher::Contains)),
+        ("RegularExpression", Type::Expression),
+        ("Present", Type::Present { invert: false }),
+        ("Absent", Type::Present { invert: true }),
+    ];
+    let map = entry.map_of(&["name", "type", "value"], problems)?;
+    let name = map.required("name", problems).and_then(|field| header_name(&field, pseudo, problems));
+    let exact = Type::OfText(ValueMatcher::Exact);
+    let value = match map.optional("type", exact, |field| field.one_of(&words, problems))? {
+        Type::OfText(matcher) => {
+            let value = map.required("value", problems)?;
+            match value.text(problems)? {
+                "" => value.expected(&"text that is not empty", problems),
+                text => Some(matcher(text.into())),
+            }
+        }
+        Type::Expression => {
+            let value = map.required("value", problems)?;
+            let pattern = Pattern::try_new(value.text(problems)?);
+            let matcher = pattern.map(ValueMatcher::Regex);
+            matcher.map_or_else(|error| value.expected(&error, problems), Some)
+        }
+        Type::Present { invert } => {
+            if let Some(value) = map.get("value") {
+                return value.problem("a matcher of this type has no value", problems);
+            }
+            return Some(HeaderMatcher { name: name?, value: ValueMatcher::Present, invert });
+        }
+    };
+    Some(HeaderMatcher { name: name?, value: value?, invert: false })
+}
+
+fn header_name(name: &Field<'_>, pseudo: &[&str], problems: &mut Problems) -> Option<HeaderName> {
+    let parsed = name.parsed::<HeaderName>(problems)?;
+    if parsed.is_pseudo() && !pseudo.contains(&parsed.as_str()) {
+        let or = if pseudo.is_empty() { String::new() } else { format!(", or {}", pseudo.join(", ")) };
+        return name.expected(&format!("{NoHeaderName}{or}"), problems);
+    }
+    Some(parsed)
+}
+
+fn rate_limited_backoff(backoff: &Field<'_>, problems: &mut Problems) -> Option<RateLimitedBackoff> {
+    let map = backoff.map_of(&["resetHeaders", "maxInterval"], problems)?;
+    let named = map.required("resetHeaders", problems);
+    let headers = some_of(&map, "resetHeaders", problems, |entry, problems| {
+        let map = entry.map_of(&["name", "format"], problems)?;
+        let name = map.required("name", problems).and_then(|field| header_name(&field, &[], problems));
+        let format = map.optional("format", ResetFormat::Seconds, |field| {
+            field.one_of(&ResetFormat::ALL.map(|format| (format.as_str(), format)), problems)
+        });
+        Some(ResetHeader { name: name?, format: format? })
+    });
+    let max = map.optional("maxInterval", RateLimitedBackoff::DEFAULT_MAX, |field| field.duration(problems));
+    named?;
+    backoff.accept(RateLimitedBackoff::try_new(headers?, max?), problems)
+}
+
+fn host_selection(hosts: &Field<'_>, problems: &mut Problems) -> Option<HostSelection> {
+    let map = hosts.map_of(&["avoidPrevious", "maxAttempts"], problems)?;
+    let default = HostSelection::default();
+    let avoid_previous =
+        map.optional("avoidPrevious", default.avoid_previous, |field| field.boolean(problems));
+    let max_attempts = map.optional("maxAttempts", default.max_attempts, |field| {
+        field.whole(1..=HostSelection::MAX_ATTEMPTS, problems)
+    });
+    Some(HostSelection { avoid_previous: avoid_previous?, max_attempts: max_attempts? })
+}
+
+/// Every item of a list that may not be long.
+fn some_of<'a, T>(
+    map: &Map<'a>,
+    name: &str,
+    problems: &mut Problems,
+    read: impl FnMut(&Field<'a>, &mut Problems) -> Option<T>,
+) -> Option<Vec<T>> {
+    let items = each(map, name, problems, read)?;
+    if items.len() > MAX_ENTRIES {
+        let message = format!("{} entries are too many; there may be {MAX_ENTRIES}", items.len());
+        return map.get(name).and_then(|list| list.problem(message, problems));
+    }
+    Some(items)
+}
+
+/// How long something may take. Zero, and the default, is no limit.
+fn limit(map: &Map<'_>, name: &str, problems: &mut Problems) -> Option<Duration> {
+    map.optional(name, Duration::ZERO, |field| field.duration_or_zero(problems))
+}
+
+fn unless_zero(limit: Duration) -> Option<Duration> {
+    Some(limit).filter(|limit| !limit.is_zero())
+}
