@@ -293,3 +293,6 @@ fn limit(map: &Map<'_>, name: &str, problems: &mut Problems) -> Option<Duration>
 fn unless_zero(limit: Duration) -> Option<Duration> {
     Some(limit).filter(|limit| !limit.is_zero())
 }
+
+#[cfg(test)]
+mod tests;

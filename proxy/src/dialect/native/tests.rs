@@ -10,7 +10,7 @@ use crate::policy::{Address, Policy};
 use crate::reason::AttemptOutcome;
 use crate::retry::{Backoff, BudgetPolicy, ConnectRetry};
 
-fn parsed(text: &str) -> Vec<Policy> {
+pub(super) fn parsed(text: &str) -> Vec<Policy> {
     match parse(Path::new("p.yaml"), text) {
         Ok(policies) => policies,
         Err(problems) => panic!("{problems:?}\n{text}"),
@@ -18,7 +18,7 @@ fn parsed(text: &str) -> Vec<Policy> {
 }
 
 /// The problems as they are shown.
-fn problems(text: &str) -> Vec<String> {
+pub(super) fn problems(text: &str) -> Vec<String> {
     match parse(Path::new("p.yaml"), text) {
         Ok(policies) => panic!("nothing was wrong: {policies:?}\n{text}"),
         Err(problems) => problems.iter().map(ToString::to_string).collect(),
@@ -26,11 +26,11 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 /// A document whose spec, from line 4 on, is this.
-fn with_spec(spec: &str) -> String {
+pub(super) fn with_spec(spec: &str) -> String {
     format!("apiVersion: redial.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{name: p}}\nspec: {spec}\n")
 }
 
-fn one(spec: &str) -> Policy {
+pub(super) fn one(spec: &str) -> Policy {
     let mut policies = parsed(&with_spec(spec));
     assert_eq!(policies.len(), 1);
     policies.remove(0)
@@ -97,10 +97,10 @@ spec:
 }
 
 #[test]
-fn the_documentation_s_example_is_right() {
+fn the_documentation_s_examples_are_right() {
     let documentation = include_str!("../../../../docs/policies.md");
-    let example = documentation.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    assert_eq!(parsed(example).len(), 1);
+    let examples = documentation.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    assert_eq!(examples.map(|example| parsed(example).len()).collect::<Vec<_>>(), [1, 1]);
 }
 
 #[test]
@@ -128,8 +128,9 @@ fn a_file_may_have_many_documents_or_none() {
 }
 
 /// Each spec has this one problem.
-fn expect_problems<const N: usize>(table: [(&str, String); N]) {
+pub(super) fn expect_problems<S: AsRef<str>, const N: usize>(table: [(S, String); N]) {
     for (spec, problem) in table {
+        let spec = spec.as_ref();
         assert_eq!(problems(&with_spec(spec)), [format!("p.yaml:4: {problem}")], "{spec}");
     }
 }
