@@ -153,7 +153,7 @@ fn asked(request: &FailedRequest) -> String {
     format!(" {} {}{}", method.escape_debug(), authority.escape_debug(), path.escape_debug())
 }
 
-/// ` (503, UF,URX)`.
+/// ` (503, URX,UF)`.
 fn got(request: &FailedRequest) -> String {
     let status = request.status.map(|status| status.to_string());
     let grpc_status = request.grpc_status.map(|status| format!("grpc-status {status}"));
@@ -206,7 +206,7 @@ mod tests {
             "last_outcome": "connect-refused",
             "request": {
                 "method": "GET", "authority": "shop.example", "path": "/\u{1b}[31mcart", "status": 503,
-                "grpc_status": null, "flags": "UF,URX",
+                "grpc_status": null, "flags": "URX,UF",
             },
         });
         let mut unread = give_up.clone();
@@ -228,7 +228,7 @@ mod tests {
                 "  attempts at requests: 5 response",
                 "  requests retried on: 2 reset",
                 "  2026-09-30T00:00:00.007Z web -> 10.0.0.7:8080 GET shop.example/\\u{1b}[31mcart: \
-                 attempts-exhausted after 3 attempt(s) (503, UF,URX)",
+                 attempts-exhausted after 3 attempt(s) (503, URX,UF)",
                 "  2026-09-30T00:00:00.007Z web -> 10.0.0.7:8080: bad-request after 0 attempt(s) \
                  (grpc-status 13)",
             ]

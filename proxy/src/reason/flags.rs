@@ -39,12 +39,12 @@ pub enum Flag {
     OverloadManager,
 }
 
-/// The flags of one request: at most one for how the attempt failed whose failure the client got, and one for why there
-/// was no other. Written as `UF,URX`, and as `-` where there is none.
+/// The flags of one request: at most one for why there was no other attempt, and one for how the attempt failed whose
+/// failure the client got. Written as Envoy 1.40 writes them, `URX,UF`, and as `-` where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    outcome: Option<Flag>,
     reason: Option<Flag>,
+    outcome: Option<Flag>,
 }
 
 impl Flags {
@@ -53,11 +53,11 @@ impl Flags {
     pub fn of(last: Option<RequestOutcome>, reason: Reason) -> Self {
         let outcome = if delivers_a_failure(reason) { last.and_then(of_outcome) } else { None };
         let reason = of_reason(reason);
-        Self { outcome, reason: reason.filter(|reason| outcome != Some(*reason)) }
+        Self { reason, outcome: outcome.filter(|outcome| reason != Some(*outcome)) }
     }
 
     fn each(self) -> impl Iterator<Item = Flag> {
-        [self.outcome, self.reason].into_iter().flatten()
+        [self.reason, self.outcome].into_iter().flatten()
     }
 }
 
@@ -173,15 +173,15 @@ mod tests {
             // The last response was passed on as it came.
             (Some(RequestOutcome::Response), Reason::AttemptsExhausted, "URX"),
             (Some(RequestOutcome::Response), Reason::BudgetExhausted, "UO"),
-            (Some(refused), Reason::AttemptsExhausted, "UF,URX"),
+            (Some(refused), Reason::AttemptsExhausted, "URX,UF"),
             (Some(refused), Reason::NotRetriable, "UF"),
             (Some(RequestOutcome::ConnectionLost), Reason::NotRepeatable, "UC"),
             (Some(RequestOutcome::ConnectionLost), Reason::UpstreamReset, "UC"),
-            (Some(RequestOutcome::ConnectionLost), Reason::TooManyRetries, "UC,UO"),
+            (Some(RequestOutcome::ConnectionLost), Reason::TooManyRetries, "UO,UC"),
             (Some(RequestOutcome::StreamReset), Reason::UpstreamReset, "UR"),
-            (Some(RequestOutcome::RefusedStream), Reason::AttemptsExhausted, "UR,URX"),
+            (Some(RequestOutcome::RefusedStream), Reason::AttemptsExhausted, "URX,UR"),
             (Some(RequestOutcome::ProtocolError), Reason::NotRetriable, "UPE"),
-            (Some(RequestOutcome::PerTryTimeout), Reason::AttemptsExhausted, "UT,URX"),
+            (Some(RequestOutcome::PerTryTimeout), Reason::AttemptsExhausted, "URX,UT"),
             (Some(RequestOutcome::Timeout), Reason::TimedOut, "UT"),
             // The time ran out in the backoff after a failed attempt: the client does not get that failure.
             (Some(refused), Reason::TimedOut, "UT"),
