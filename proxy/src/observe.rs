@@ -14,7 +14,7 @@ pub mod status;
 pub mod timestamp;
 
 pub use access_log::AccessLog;
-pub use metrics::{ActiveRequest, BodyBound, Detected, Metrics, RequestMetrics};
+pub use metrics::{ActiveRequest, BodyBound, DetectedProtocol, Metrics, RequestMetrics};
 pub use observer::Observer;
 pub use record::{
     Attempt, Attempts, Connection, Grpc, Handshake, HttpProtocol, Record, Request, RequestAttempt,

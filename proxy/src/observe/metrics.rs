@@ -23,7 +23,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use self::by_word::{ByWord, Word};
 use self::durations::Durations;
 use self::http::Http;
-pub use self::http::{BodyBound, Detected};
+pub use self::http::{BodyBound, DetectedProtocol};
 use self::policies::Policies;
 pub use self::requests::{ActiveRequest, RequestMetrics};
 use self::sampled::{Interceptions, register_process};

@@ -15,7 +15,7 @@ use super::{Metrics, add};
 
 /// What the first bytes of a connection were taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detected {
+pub enum DetectedProtocol {
     Http1,
     H2,
     Tls,
@@ -42,7 +42,7 @@ impl Metrics {
     }
 
     /// It is known what a connection speaks.
-    pub fn protocol_detected(&self, protocol: Detected) {
+    pub fn protocol_detected(&self, protocol: DetectedProtocol) {
         self.0.http.detected.add(protocol, 1);
     }
 
@@ -66,7 +66,7 @@ impl Metrics {
 #[derive(Debug)]
 pub(super) struct Http {
     pub(super) requests: Requests,
-    detected: ByWord<Detected>,
+    detected: ByWord<DetectedProtocol>,
     malformed: Malformed,
     not_kept: ByWord<BodyBound>,
     bodies: Bodies,
@@ -151,7 +151,7 @@ impl EncodeMetric for Bodies {
     }
 }
 
-impl Word for Detected {
+impl Word for DetectedProtocol {
     const ALL: &'static [Self] = &[Self::Http1, Self::H2, Self::Tls, Self::Unknown, Self::ServerFirst];
 
     fn as_str(self) -> &'static str {
@@ -181,7 +181,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::{BodyBound, Detected};
+    use super::{BodyBound, DetectedProtocol};
     use crate::observe::metrics::tests::{assert_samples, metrics};
 
     #[test]
@@ -191,8 +191,8 @@ mod tests {
         let kept = Arc::new(AtomicUsize::new(7));
         let read = Arc::clone(&kept);
         metrics.watch_bodies(move || read.load(Ordering::Relaxed));
-        metrics.protocol_detected(Detected::H2);
-        metrics.protocol_detected(Detected::H2);
+        metrics.protocol_detected(DetectedProtocol::H2);
+        metrics.protocol_detected(DetectedProtocol::H2);
         metrics.request_malformed("conflicting-lengths");
         metrics.body_not_kept(BodyBound::Agent);
         assert_samples(
