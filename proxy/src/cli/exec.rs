@@ -54,7 +54,7 @@ pub struct Arguments {
     #[command(flatten)]
     options: Options,
 
-    /// Where a line of JSON is written for each connection: a file, or - for standard output [default: nowhere]
+    /// Where a line of JSON is written for each connection and request: a file, or - for standard output [default: nowhere]
     #[arg(long, value_name = "PATH")]
     access_log: Option<Target>,
 

@@ -26,7 +26,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH", required = true)]
     cgroup: Vec<PathBuf>,
 
-    /// Where a line of JSON is written for each connection: a file, - for standard output, or none
+    /// Where a line of JSON is written for each connection and request: a file, - for standard output, or none
     #[arg(long, value_name = "PATH", default_value = "-")]
     access_log: String,
 
