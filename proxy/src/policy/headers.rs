@@ -30,7 +30,7 @@ pub trait Headers {
         first
     }
 
-    /// All values of this name as one, joined with `,`, as Envoy matches them.
+    /// All values of this name as one, joined with `,`, as Envoy reads the headers that it knows.
     fn joined<'a>(&'a self, name: &str) -> Option<Cow<'a, [u8]>> {
         let mut joined: Option<Cow<'a, [u8]>> = None;
         self.visit(name, &mut |value| {
@@ -59,8 +59,8 @@ pub fn number<T: FromStr>(value: &[u8]) -> Option<T> {
 pub struct HeaderMatcher {
     pub name: HeaderName,
     pub value: ValueMatcher,
-    /// Matches values that it otherwise would not. As in Envoy, a message without the header has no value to match; only
-    /// [`ValueMatcher::Present`] inverted matches it.
+    /// Matches messages that have the header and that it otherwise would not match. One without the header is matched by
+    /// [`ValueMatcher::Present`] inverted, and by nothing else.
     pub invert: bool,
 }
 
@@ -110,12 +110,16 @@ pub enum PatternError {
 }
 
 impl HeaderMatcher {
+    /// As in Envoy 1.40, each value of a name is matched by itself, and one that matches is enough.
     #[must_use]
     pub fn matches(&self, headers: &(impl Headers + ?Sized)) -> bool {
-        match headers.joined(self.name.as_str()) {
-            Some(value) => self.value.matches(&value) != self.invert,
-            None => self.value == ValueMatcher::Present && self.invert,
-        }
+        let (mut is_there, mut matches) = (false, false);
+        headers.visit(self.name.as_str(), &mut |value| {
+            is_there = true;
+            matches = self.value.matches(value);
+            !matches
+        });
+        if is_there { matches != self.invert } else { self.value == ValueMatcher::Present && self.invert }
     }
 }
 
@@ -277,12 +281,23 @@ mod tests {
     }
 
     #[test]
-    fn values_of_a_name_are_matched_as_one() {
-        let headers = [("x-a", "1"), ("x-b", "2"), ("x-a", ""), ("x-a", "3")];
-        assert_eq!(headers[..].joined("x-a").unwrap(), &b"1,,3"[..]);
-        assert_eq!(Headers::get(&headers[..], "x-a").unwrap(), b"1");
-        assert!(matcher(ValueMatcher::Exact("1,,3".into()), false).matches(&headers[..]));
-        assert_eq!(headers[..].joined("x-c"), None);
+    fn one_value_of_a_name_that_matches_is_enough() {
+        let headers = &[("x-a", "1"), ("x-b", "3"), ("x-a", ""), ("x-a", "2")][..];
+        for (value, matches) in [("1", true), ("2", true), ("", true), ("3", false), ("1,,2", false)] {
+            let value = ValueMatcher::Exact(value.into());
+            assert_eq!(matcher(value.clone(), false).matches(headers), matches, "{value:?}");
+            assert_eq!(matcher(value.clone(), true).matches(headers), !matches, "{value:?}");
+        }
+        assert!(!matcher(ValueMatcher::Contains(",".into()), false).matches(headers));
+        assert!(matcher(ValueMatcher::Range { start: 2, end: 3 }, false).matches(headers));
+    }
+
+    #[test]
+    fn values_of_a_name_are_read_first_or_as_one() {
+        let headers = &[("x-a", "1"), ("x-b", "2"), ("x-a", ""), ("x-a", "3")][..];
+        assert_eq!(headers.joined("x-a").unwrap(), &b"1,,3"[..]);
+        assert_eq!(Headers::get(headers, "x-a").unwrap(), b"1");
+        assert_eq!(headers.joined("x-c"), None);
     }
 
     #[test]
