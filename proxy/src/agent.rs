@@ -27,7 +27,6 @@ use crate::{
     },
 };
 use enrolment::Enrolment;
-use limits::Limits;
 use node::Node;
 use std::{
     fs,
@@ -69,6 +68,8 @@ pub struct Settings {
     pub at_limit: AtLimit,
     /// The retry budget of all destinations together.
     pub node_budget: BudgetPolicy,
+    /// How many bytes of requests' bodies may be kept for retries, of all requests together.
+    pub max_buffered: usize,
     pub drain_timeout: Duration,
 }
 
@@ -147,8 +148,7 @@ impl Agent {
             Some(target) => Some(AccessLog::open(target, counters.clone())?),
             None => None,
         };
-        let limits = Limits::new(settings.max_connections, settings.at_limit);
-        let node = Node::new(programs, table, resolver, counters, access_log, limits, settings.node_budget)
+        let node = Node::new(programs, table, resolver, counters, access_log, &settings)
             .map_err(AgentError::Threads)?;
         node.watch_names().await;
         let (ask, requests) = mpsc::channel(16);

@@ -1,6 +1,7 @@
 //! What the intake thread knows: the programs, the policies in force, the workloads, and what happened so far.
 
 use super::{
+    Settings,
     clients::{Client, Clients},
     engine::{Engine, EngineError},
     enrolment::Enrolment,
@@ -15,8 +16,8 @@ use crate::{
         status::{PolicyStatus, WorkloadStatus},
     },
     policy::Table,
-    retry::{BudgetPolicy, Budgets},
-    tcp::{Job, OnEnd, Workers, connect},
+    retry::Budgets,
+    tcp::{Job, Workers, connect},
 };
 use hickory_resolver::TokioResolver;
 use std::{
@@ -38,9 +39,6 @@ const MAX_KNOWN_CGROUPS: usize = 16_384;
 const SEARCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it is looked whether there is room again, while there is none.
 const ROOM_INTERVAL: Duration = Duration::from_millis(10);
-
-/// How many bytes of requests' bodies are kept for retries, of all requests together.
-const MAX_BUFFERED: usize = 128 << 20;
 
 pub struct Node {
     programs: Rc<RefCell<Programs>>,
@@ -72,14 +70,14 @@ impl Node {
         resolver: Rc<TokioResolver>,
         metrics: Metrics,
         access_log: Option<AccessLog>,
-        limits: Limits,
-        node_budget: BudgetPolicy,
+        settings: &Settings,
     ) -> io::Result<Rc<Self>> {
         let observer = Observer::new(metrics, access_log);
-        let on_end: OnEnd = {
-            let observer = observer.clone();
-            Arc::new(move |record| observer.connection_ended(record))
-        };
+        let buffers = Buffers::new(settings.max_buffered);
+        observer.metrics().watch_bodies({
+            let buffers = buffers.clone();
+            move || buffers.used()
+        });
         let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         observer.metrics().policies_in_force(table.policies().count());
         Ok(Rc::new(Self {
@@ -90,7 +88,7 @@ impl Node {
             config_error: RefCell::default(),
             names: Names::default(),
             resolver,
-            budgets: Budgets::new(node_budget),
+            budgets: Budgets::new(settings.node_budget),
             epoch: Instant::now(),
             clients: Clients::default(),
             workloads: RefCell::default(),
@@ -98,15 +96,19 @@ impl Node {
             engines: RefCell::default(),
             known_cgroups: RefCell::default(),
             last_search: Cell::new(None),
-            limits,
-            buffers: Buffers::new(MAX_BUFFERED),
-            workers: Workers::start(threads, &on_end)?,
+            limits: Limits::new(settings.max_connections, settings.at_limit),
+            buffers,
+            workers: Workers::start(threads, &observer)?,
             observer,
         }))
     }
 
     pub fn metrics(&self) -> &Metrics {
         self.observer.metrics()
+    }
+
+    pub fn observer(&self) -> &Observer {
+        &self.observer
     }
 
     pub fn names(&self) -> &Names {

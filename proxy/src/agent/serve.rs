@@ -243,6 +243,7 @@ impl Arrival {
             let shared = self.node.shared();
             Box::new(Http {
                 policy: Arc::clone(&self.policy),
+                policy_name: Arc::clone(&record.policy),
                 http: Arc::clone(http),
                 endpoint: made.endpoint,
                 // A request begins where the connection leads.
@@ -252,6 +253,9 @@ impl Arrival {
                 epoch: shared.epoch,
                 buffers: self.node.buffers().clone(),
                 prior: made.prior,
+                observer: self.node.observer().clone(),
+                workload: Arc::clone(&self.workload),
+                destination: self.destination,
             })
         });
         let begun = self.begun.into_std();

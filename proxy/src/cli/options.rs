@@ -58,6 +58,10 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = BudgetPolicy::NODE.min_per_second())]
     node_budget_min_per_second: u32,
 
+    /// How much of requests' bodies is kept for retries, of all requests together; beyond it requests are sent once
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = size)]
+    max_buffered_bodies: usize,
+
     /// The format of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -77,6 +81,7 @@ impl Options {
             max_connections: self.max_connections,
             at_limit: self.at_limit,
             node_budget: BudgetPolicy::try_new(percent, min_per_second, interval)?,
+            max_buffered: self.max_buffered_bodies,
             drain_timeout,
         })
     }
@@ -109,4 +114,9 @@ fn positive(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".to_owned()),
         Ok(count) => Ok(count),
     }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let bytes = crate::dialect::size::parse(text).map_err(|error| error.to_string())?;
+    usize::try_from(bytes).map_err(|error| error.to_string())
 }

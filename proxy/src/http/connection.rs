@@ -20,6 +20,7 @@ use super::session::{Connected, Session};
 use super::wire::Wire;
 use crate::detect::{Detected, detect};
 use crate::endpoint::Choice;
+use crate::observe::{DetectedProtocol as Counted, Metrics, Observer};
 use crate::policy::{HttpPolicy, Policy, Protocol};
 use crate::reason::Reason;
 use crate::retry::budgets::DestinationBudget;
@@ -36,6 +37,7 @@ const READ: usize = 16 * 1024;
 /// What serving HTTP takes beside the connection itself.
 pub struct Http {
     pub policy: Arc<Policy>,
+    pub policy_name: Arc<str>,
     pub http: Arc<HttpPolicy>,
     /// Where the upstream connection leads, if there is one.
     pub endpoint: Option<SocketAddr>,
@@ -45,6 +47,9 @@ pub struct Http {
     pub epoch: Instant,
     pub buffers: Buffers,
     pub prior: Prior,
+    pub observer: Observer,
+    pub workload: Arc<str>,
+    pub destination: SocketAddr,
 }
 
 /// What a connection turned out to be.
@@ -67,8 +72,9 @@ pub async fn serve(
 ) -> Reason {
     let mut read = BytesMut::new();
     let protocol = http.policy.protocol;
+    let metrics = http.observer.metrics().clone();
     let spoken = tokio::select! {
-        spoken = detected(&mut client, upstream.as_ref(), protocol, &mut read) => spoken,
+        spoken = detected(&mut client, upstream.as_ref(), protocol, &mut read, &metrics) => spoken,
         _ = stopped.wait_for(|stopped| *stopped) => Spoken::Nothing(Reason::Drained),
     };
     match spoken {
@@ -94,9 +100,10 @@ async fn detected(
     upstream: Option<&TcpStream>,
     protocol: Protocol,
     read: &mut BytesMut,
+    metrics: &Metrics,
 ) -> Spoken {
     let mut begun = false;
-    loop {
+    let (spoken, counted) = loop {
         read.reserve(READ);
         let next = poll_fn(|cx| poll_first(cx, client, upstream, read));
         let first = if begun {
@@ -107,18 +114,26 @@ async fn detected(
         match first {
             First::Client => begun = true,
             First::ClientReset => return Spoken::Nothing(Reason::ClientReset),
-            First::ClientEnded | First::Upstream => return Spoken::Other,
+            First::ClientEnded => break (Spoken::Other, Counted::Unknown),
+            First::Upstream if begun => break (Spoken::Other, Counted::Unknown),
+            First::Upstream => break (Spoken::Other, Counted::ServerFirst),
         }
-        match (detect(read), protocol) {
-            (Detected::NeedMore, _) => {}
-            (Detected::Http2, _) => return Spoken::Http2,
-            (Detected::Http1, _)
-            | (Detected::Unknown | Detected::Tls(_), Protocol::Http | Protocol::Grpc) => {
-                return Spoken::Http1;
+        let is_http = matches!(protocol, Protocol::Http | Protocol::Grpc);
+        match detect(read) {
+            Detected::NeedMore => {}
+            Detected::Http2 => break (Spoken::Http2, Counted::H2),
+            Detected::Http1 => break (Spoken::Http1, Counted::Http1),
+            // What is said to be HTTP is held to it.
+            Detected::Unknown | Detected::Tls(_) if is_http => break (Spoken::Http1, Counted::Http1),
+            Detected::Unknown => break (Spoken::Other, Counted::Unknown),
+            Detected::Tls(hello) => {
+                tracing::debug!(sni = hello.sni.as_deref(), "relaying TLS");
+                break (Spoken::Other, Counted::Tls);
             }
-            (Detected::Unknown | Detected::Tls(_), Protocol::Auto | Protocol::Tcp) => return Spoken::Other,
         }
-    }
+    };
+    metrics.protocol_detected(counted);
+    spoken
 }
 
 /// Who did something first.
@@ -187,6 +202,8 @@ impl Http {
             epoch: self.epoch,
             buffers: self.buffers,
             prior: self.prior.into(),
+            origin: self.observer.requests_of(self.workload, self.destination, self.policy_name),
+            observer: self.observer,
         }
     }
 }

@@ -19,12 +19,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::parts::{
-    Added, AddedToResponse, Attempt, Delivered, Ended, Event, Gone, Plan, Prior, Request, Said, Tried,
+    Added, AddedToResponse, Attempt, Delivered, Ended, Event, Gone, Plan, Prior, Request, Said,
 };
 pub use self::timer::Timer;
 use self::timer::earliest;
 use super::answer::Answer;
 use super::replay::Replay;
+use crate::observe::RequestAttempt;
 use crate::policy::AddedHeaders;
 use crate::reason::{Reason, RequestOutcome};
 use crate::retry::budgets::RetryUnderWay;
@@ -47,7 +48,7 @@ struct Exchange<'a, R: Request> {
     request: &'a mut R,
     plan: Plan<'a>,
     timer: &'a mut Timer,
-    tried: &'a mut Vec<Tried>,
+    tried: &'a mut Vec<RequestAttempt>,
     body: Replay,
     running: Vec<Running<R::Attempt>>,
     retry_at: Option<(Instant, Duration)>,
@@ -91,7 +92,7 @@ pub async fn run<R: Request>(
     request: &mut R,
     plan: Plan<'_>,
     timer: &mut Timer,
-    tried: &mut Vec<Tried>,
+    tried: &mut Vec<RequestAttempt>,
 ) -> Ended {
     let now = Instant::now();
     plan.budget.deposit(now - plan.epoch);
@@ -218,8 +219,11 @@ impl<R: Request> Exchange<'_, R> {
                 }
             }
             let now_sent = self.sent();
-            if self.running.len() == 1 && self.body.sent(now_sent) {
-                tracing::debug!("the body is more than is kept: the request will not be tried again");
+            if self.running.len() == 1
+                && let Some(bound) = self.body.sent(now_sent)
+                && self.plan.policy.retry.num_retries > 0
+            {
+                self.plan.metrics.body_not_kept(bound);
             }
             if now_sent == sent || self.body.is_complete() {
                 break;
@@ -480,7 +484,7 @@ impl<R: Request> Exchange<'_, R> {
 
     fn record(&mut self, running: &Running<R::Attempt>, outcome: RequestOutcome, retried: Option<Condition>) {
         let response = running.attempt.response();
-        self.tried.push(Tried {
+        self.tried.push(RequestAttempt {
             endpoint: running.endpoint,
             outcome,
             status: response.map(|response| response.status),

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::HeaderMap;
 
+use crate::observe::BodyBound;
+
 /// How much is read ahead of an upstream that does not take it, whatever the policy keeps.
 const READ_AHEAD: usize = 64 * 1024;
 /// The same where the agent keeps all that it may.
@@ -135,18 +137,24 @@ impl Replay {
         }
     }
 
-    /// The attempt that sends has sent this much. Returns whether the body has just become lost.
-    pub fn sent(&mut self, sent: u64) -> bool {
+    /// The attempt that sends has sent this much. Returns the bound that the body has just been lost at.
+    pub fn sent(&mut self, sent: u64) -> Option<BodyBound> {
         if sent == self.start {
-            return false;
+            return None;
         }
-        let over = self.reserved.bytes > self.limit || self.reserved.buffers.is_over();
-        let newly_lost = over && !self.lost;
-        self.lost |= over;
+        let bound = if self.reserved.bytes > self.limit {
+            Some(BodyBound::Request)
+        } else if self.reserved.buffers.is_over() {
+            Some(BodyBound::Agent)
+        } else {
+            None
+        };
+        let lost_at = bound.filter(|_| !self.lost);
+        self.lost |= bound.is_some();
         if self.lost {
             self.let_go(sent);
         }
-        newly_lost
+        lost_at
     }
 
     /// The request is never sent again.

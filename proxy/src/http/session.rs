@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::exchange::{Ended, Plan, Prior, Tried};
+use super::exchange::{Ended, Plan, Prior};
 use super::replay::Buffers;
 use super::wire::Wire;
 use crate::endpoint::Choice;
+use crate::observe::{Grpc, HttpProtocol, Observer, RequestAttempt, RequestEnd, RequestOrigin};
 use crate::policy::{Headers, HttpPolicy};
-use crate::reason::AttemptOutcome;
+use crate::reason::{AttemptOutcome, Reason};
 use crate::retry::budgets::DestinationBudget;
 use crate::retry::request::RequestFacts;
 
@@ -30,6 +31,26 @@ pub struct Session<S> {
     pub buffers: Buffers,
     /// What the connection's own attempts to connect came to; the first request takes it over.
     pub prior: Cell<Prior>,
+    pub observer: Observer,
+    pub origin: RequestOrigin,
+}
+
+/// What a request asked for, for the record.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    pub method: Option<&'a str>,
+    pub authority: Option<&'a str>,
+    pub path: Option<&'a str>,
+}
+
+/// What is counted of every request.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub protocol: HttpProtocol,
+    pub is_grpc: bool,
+    /// Of the bodies, without what frames them.
+    pub request: u64,
+    pub response: u64,
 }
 
 /// Connects to an endpoint, within the time that one attempt has.
@@ -52,22 +73,47 @@ impl<S: Wire> Session<S> {
             budget: &self.budget,
             epoch: self.epoch,
             buffers: &self.buffers,
+            metrics: self.observer.metrics(),
             prior: self.prior.take(),
         }
     }
 
-    /// A request has ended.
-    pub fn request_ended(
-        &self,
-        _policy: &HttpPolicy,
-        _request: &impl Headers,
-        _ended: &Ended,
-        _tried: &[Tried],
+    /// A request has ended. What `asked` says of it is asked for only where it is recorded.
+    pub fn request_ended<'a>(
+        &'a self,
+        ended: &Ended,
+        attempts: &'a [RequestAttempt],
+        asked: impl FnOnce() -> Asked<'a>,
+        sizes: Sizes,
     ) {
+        let is_kept = self.observer.keeps(ended.reason);
+        let asked = if is_kept { asked() } else { Asked::default() };
+        self.observer.request_ended(&RequestEnd {
+            origin: &self.origin,
+            source: None,
+            protocol: sizes.protocol,
+            method: asked.method,
+            authority: asked.authority,
+            path: asked.path,
+            grpc: sizes.is_grpc.then_some(Grpc { status: ended.grpc_status }),
+            status: ended.status,
+            attempts,
+            request_bytes: sizes.request,
+            response_bytes: sizes.response,
+            first_byte: ended.first_byte,
+            duration: ended.duration,
+            refused: ended.refused,
+            reason: ended.reason,
+        });
     }
 
-    /// What a client sent was refused.
-    pub fn refused(&self, word: &'static str) {
+    /// A request was refused before anything was tried.
+    pub fn refused(&self, protocol: HttpProtocol, status: u16, word: &'static str) {
         tracing::debug!(word, "what a client sent is refused");
+        self.observer.metrics().request_malformed(word);
+        let reason = if status == 431 { Reason::HeadTooLarge } else { Reason::BadRequest };
+        let ended = Ended::refused(status, reason);
+        let sizes = Sizes { protocol, is_grpc: false, request: 0, response: 0 };
+        self.request_ended(&ended, &[], Asked::default, sizes);
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{AccessLog, Connection, GiveUp, Metrics, RecentGiveUps, Request, RequestEnd, RequestOrigin};
+use crate::reason::Reason;
 
 /// A clone tells the same ones. A request that succeeds costs a few atomics here where there is no access log.
 #[derive(Clone, Debug)]
@@ -48,13 +49,19 @@ impl Observer {
         RequestOrigin { workload, original_destination, policy, metrics }
     }
 
+    /// Whether what a request asked for is recorded, where it ends so.
+    #[must_use]
+    pub fn keeps(&self, reason: Reason) -> bool {
+        self.0.access_log.is_some() || reason.is_give_up()
+    }
+
     pub fn request_ended(&self, end: &RequestEnd<'_>) {
         let Inner { metrics, give_ups, access_log } = &*self.0;
         end.origin.metrics.ended(end);
         if let Some(scope) = end.refused {
             metrics.budget_refused(scope);
         }
-        if access_log.is_none() && !end.reason.is_give_up() {
+        if !self.keeps(end.reason) {
             return;
         }
         let request = Request::from(end);

@@ -4,15 +4,12 @@
 use super::relay::{Moved, Stopped, prepare_client, prepare_upstream, relay_until, reset};
 use crate::{
     http::connection::{self, Http},
-    observe::{Connection, Timestamp},
+    observe::{Connection, Observer, Timestamp},
     reason::Reason,
 };
 use std::{
     io, net,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::Instant,
 };
@@ -36,9 +33,6 @@ pub struct Job {
     pub guard: Box<dyn Send>,
 }
 
-/// Gets the record of each connection that has ended.
-pub type OnEnd = Arc<dyn Fn(Connection) + Send + Sync>;
-
 /// The relay threads. They end when this is dropped and their connections have ended.
 pub struct Workers {
     queues: Vec<mpsc::UnboundedSender<Job>>,
@@ -47,10 +41,10 @@ pub struct Workers {
 }
 
 impl Workers {
-    pub fn start(count: usize, on_end: &OnEnd) -> io::Result<Self> {
+    pub fn start(count: usize, observer: &Observer) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let queues = (0..count.max(1))
-            .map(|index| start_worker(index, Arc::clone(on_end), stopped.clone()))
+            .map(|index| start_worker(index, observer.clone(), stopped.clone()))
             .collect::<io::Result<_>>()?;
         Ok(Self { queues, next: AtomicUsize::new(0), stop })
     }
@@ -68,14 +62,18 @@ impl Workers {
     }
 }
 
-fn start_worker(index: usize, on_end: OnEnd, stopped: Stopped) -> io::Result<mpsc::UnboundedSender<Job>> {
+fn start_worker(
+    index: usize,
+    observer: Observer,
+    stopped: Stopped,
+) -> io::Result<mpsc::UnboundedSender<Job>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (queue, mut jobs) = mpsc::unbounded_channel::<Job>();
     thread::Builder::new().name(format!("relay-{index}")).spawn(move || {
         let local = LocalSet::new();
         local.spawn_local(async move {
             while let Some(job) = jobs.recv().await {
-                tokio::task::spawn_local(run(job, Arc::clone(&on_end), stopped.clone()));
+                tokio::task::spawn_local(run(job, observer.clone(), stopped.clone()));
             }
         });
         runtime.block_on(local);
@@ -83,7 +81,7 @@ fn start_worker(index: usize, on_end: OnEnd, stopped: Stopped) -> io::Result<mps
     Ok(queue)
 }
 
-async fn run(job: Job, on_end: OnEnd, stopped: Stopped) {
+async fn run(job: Job, observer: Observer, stopped: Stopped) {
     let Job { client, upstream, http, mut record, begun, guard } = job;
     let moved = Moved::default();
     let streams = TcpStream::from_std(client)
@@ -103,7 +101,7 @@ async fn run(job: Job, on_end: OnEnd, stopped: Stopped) {
     record.bytes_received = moved.received.get();
     record.duration = begun.elapsed();
     record.time = Timestamp::now();
-    on_end(record);
+    observer.connection_ended(record);
     drop(guard);
 }
 

@@ -150,7 +150,7 @@ impl<R: Request> Exchange<'_, R> {
             reason,
             refused: self.refused,
             is_whole,
-            request_bytes: self.body.received(),
+            grpc_status: self.tried.last().and_then(|last| last.grpc_status),
             duration: self.begun.elapsed(),
             first_byte,
         }

@@ -9,10 +9,11 @@ use tokio::time::Instant;
 use crate::endpoint::Choice;
 use crate::http::answer::Answer;
 use crate::http::replay::{Buffers, Piece, Replay};
+use crate::observe::Metrics;
 use crate::policy::HttpPolicy;
-use crate::reason::{AttemptOutcome, Reason, RequestOutcome};
+use crate::reason::{AttemptOutcome, Reason};
 use crate::retry::budgets::DestinationBudget;
-use crate::retry::request::{Cause, Condition, Progress, RequestFacts, ResponseFacts};
+use crate::retry::request::{Cause, Progress, RequestFacts, ResponseFacts};
 use crate::retry::{RequestRetry, Scope};
 
 /// One request, and the way back to its client.
@@ -157,6 +158,7 @@ pub struct Plan<'a> {
     /// Where the budgets' clock starts.
     pub epoch: Instant,
     pub buffers: &'a Buffers,
+    pub metrics: &'a Metrics,
     /// What was tried before the request was there: the connection's own attempts to connect.
     pub prior: Prior,
 }
@@ -170,19 +172,6 @@ pub struct Prior {
     pub gave_up: Option<AttemptOutcome>,
 }
 
-/// One attempt that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tried {
-    pub endpoint: SocketAddr,
-    pub outcome: RequestOutcome,
-    pub status: Option<u16>,
-    pub grpc_status: Option<u32>,
-    /// Why it was tried again.
-    pub retried: Option<Condition>,
-    pub duration: Duration,
-    pub backoff: Duration,
-}
-
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -193,8 +182,25 @@ pub struct Ended {
     pub refused: Option<Scope>,
     /// The request was read to its end and the response delivered whole: the client's connection may be used again.
     pub is_whole: bool,
-    pub request_bytes: u64,
+    /// Of the response that the client got, or of the last one that came.
+    pub grpc_status: Option<u32>,
     pub duration: Duration,
     /// Until the response's head was there.
     pub first_byte: Option<Duration>,
+}
+
+impl Ended {
+    /// The end of a request that was no request.
+    #[must_use]
+    pub fn refused(status: u16, reason: Reason) -> Self {
+        Self {
+            status: Some(status),
+            reason,
+            refused: None,
+            is_whole: false,
+            grpc_status: None,
+            duration: Duration::ZERO,
+            first_byte: None,
+        }
+    }
 }

@@ -17,15 +17,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::body::Body;
-use super::head::{self, Framing, HeadError, Method, RequestHead, Search};
+use super::head::{self, Fields, Framing, HeadError, Method, RequestHead, Search, Version};
 use super::upstream::{Idle, Sending, Slot};
 use crate::http::added;
 use crate::http::answer::Answer;
 use crate::http::exchange::{self, Added, AddedToResponse, Delivered, Gone, Request, Timer};
 use crate::http::replay::Piece;
-use crate::http::session::{Connected, Session};
+use crate::http::session::{self, Connected, Session, Sizes};
 use crate::http::wire::Wire;
-use crate::policy::{HttpPolicy, REQUEST_HEADERS};
+use crate::observe::HttpProtocol;
+use crate::policy::{Headers as _, HttpPolicy, REQUEST_HEADERS};
 use crate::reason::Reason;
 use crate::retry::request::Cause;
 use crate::tcp::relay::Moved;
@@ -62,6 +63,9 @@ struct Asked<'a, 'm, S> {
     /// Both sides mean to go on after this request.
     is_persistent: bool,
     is_upstream_closed: bool,
+    /// Of the bodies, without what frames them.
+    received: u64,
+    delivered: u64,
     end: Option<End<S>>,
 }
 
@@ -99,7 +103,7 @@ pub async fn serve<S: Wire>(
             Next::End => return Reason::Closed,
             Next::Reset => return Reason::ClientReset,
             Next::Refused(error) => {
-                session.refused(error.word());
+                session.refused(HttpProtocol::Http11, error.status(), error.word());
                 client.tell_off(&Answer::refused(error.status())).await;
                 return Reason::BadRequest;
             }
@@ -108,6 +112,7 @@ pub async fn serve<S: Wire>(
         let fields = head.fields(&bytes);
         let policy = session.policy.for_request(&fields);
         let plan = session.plan(&policy, &fields);
+        let _active = session.origin.metrics.begin();
         let mut asked = Asked {
             bytes: without_policy(&session.policy, &bytes),
             body: Body::new(head.body),
@@ -118,11 +123,19 @@ pub async fn serve<S: Wire>(
             is_answered: false,
             is_persistent: head.persistent,
             is_upstream_closed: false,
+            received: 0,
+            delivered: 0,
             end: None,
         };
         let ended = exchange::run(&mut asked, plan, &mut timer, &mut tried).await;
         let (is_persistent, end) = (asked.is_persistent, asked.end.take());
-        session.request_ended(&policy, &fields, &ended, &tried);
+        let sizes = Sizes {
+            protocol: head.version.into(),
+            is_grpc: head.grpc,
+            request: asked.received,
+            response: asked.delivered,
+        };
+        session.request_ended(&ended, &tried, || said(&head, &fields), sizes);
         match end {
             Some(End::Tunnel(upstream, read)) => return client.tunnel(upstream, read).await,
             Some(End::Reset) => {
@@ -134,6 +147,20 @@ pub async fn serve<S: Wire>(
         if !ended.is_whole || !is_persistent {
             client.close().await;
             return Reason::Closed;
+        }
+    }
+}
+
+fn said<'a>(head: &'a RequestHead, fields: &'a Fields<'a>) -> session::Asked<'a> {
+    let text = |name| fields.get(name).and_then(|value| str::from_utf8(value).ok());
+    session::Asked { method: Some(head.method.as_str()), authority: text(":authority"), path: text(":path") }
+}
+
+impl From<Version> for HttpProtocol {
+    fn from(version: Version) -> Self {
+        match version {
+            Version::Http10 => Self::Http10,
+            Version::Http11 => Self::Http11,
         }
     }
 }
@@ -284,11 +311,12 @@ impl<S: Wire> Request for Asked<'_, '_, S> {
         }
         match self.body.scan(&self.client.read) {
             Ok(scanned) => {
+                self.received += u64::try_from(scanned.payload).unwrap_or(u64::MAX);
                 let data = self.client.read.split_to(scanned.taken).freeze();
                 Poll::Ready(Ok(Piece { data, trailers: None, end: self.body.ended() }))
             }
             Err(error) => {
-                self.session.refused(error.word());
+                self.session.observer.metrics().request_malformed(error.word());
                 Poll::Ready(Err(Gone::Invalid(400)))
             }
         }
@@ -326,7 +354,10 @@ impl<S: Wire> Request for Asked<'_, '_, S> {
             };
             if response.ready == 0 && !response.body.ended() && !open.read.is_empty() {
                 match response.body.scan(&open.read) {
-                    Ok(scanned) => response.ready = scanned.taken,
+                    Ok(scanned) => {
+                        self.delivered += u64::try_from(scanned.payload).unwrap_or(u64::MAX);
+                        response.ready = scanned.taken;
+                    }
                     Err(error) => {
                         tracing::debug!(%error, "the upstream's response is broken off");
                         return Poll::Ready(Delivered::UpstreamLost(Cause::Protocol));
@@ -403,7 +434,11 @@ impl<S: Wire> Asked<'_, '_, S> {
         }
         // The head goes out together with what has come of the body. What is wrong with that is told when it is its turn.
         let body = open.read.get(response.head.length..).unwrap_or_default();
-        let taken = response.body.scan(body).map_or(0, |scanned| scanned.taken);
-        response.ready = response.head.length + taken;
+        if let Ok(scanned) = response.body.scan(body) {
+            self.delivered += u64::try_from(scanned.payload).unwrap_or(u64::MAX);
+            response.ready = response.head.length + scanned.taken;
+        } else {
+            response.ready = response.head.length;
+        }
     }
 }
