@@ -66,8 +66,8 @@ impl ResponseFacts {
     }
 }
 
-/// The gRPC status of a head or of trailers.
+/// The gRPC status of a head or of trailers. Said twice, it is none.
 #[must_use]
 pub fn grpc_status(headers: &(impl Headers + ?Sized)) -> Option<u32> {
-    headers.get("grpc-status").and_then(headers::number)
+    headers.joined("grpc-status").as_deref().and_then(headers::number)
 }

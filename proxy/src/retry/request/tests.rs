@@ -286,6 +286,7 @@ fn what_the_facts_are_read_from() {
         (&[("grpc-status", "14")], ResponseFacts { grpc_status: Some(14), ..none }),
         (&[("grpc-status", "unavailable")], none),
         (&[("grpc-status", "-1")], none),
+        (&[("grpc-status", "14"), ("grpc-status", "14")], none),
         (&[("x-envoy-ratelimited", "")], ResponseFacts { rate_limited: true, ..none }),
         (&[("x-try", "again")], ResponseFacts { retriable_header: true, ..none }),
         (&[("retry-after", "7")], ResponseFacts { reset_after: Some(Duration::from_secs(7)), ..none }),
