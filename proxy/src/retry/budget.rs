@@ -241,6 +241,8 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use std::hint;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::thread;
     use std::time::Duration;
 
@@ -331,19 +333,53 @@ mod tests {
         assert_eq!(withdrawn(&budget, SECOND, 5), 1);
     }
 
-    /// More threads than cores, so that some are stopped anywhere in the middle.
-    const THREADS: u32 = 8;
-
     #[test]
-    fn no_request_is_lost_where_threads_race_over_the_edges_of_steps() {
-        let budget = budget(100, 0, 10 * SECOND);
+    fn no_request_is_lost_where_threads_begin_a_step_together() {
+        const ROUNDS: u64 = 2_000;
+        const THREADS: u64 = 2;
+        let budget = budget(100, 0, SECOND);
+        let arrived = AtomicU64::new(0);
+        let wrong = AtomicU64::new(0);
+        // Threads that are woken one after the other do not race, so they spin, unless there is one core for them.
+        let meet = |times: u64| {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            let mut spins = 0;
+            while arrived.load(Ordering::SeqCst) < times * THREADS {
+                spins += 1;
+                if spins % 4_096 == 0 { thread::yield_now() } else { hint::spin_loop() }
+            }
+        };
         thread::scope(|scope| {
             for _ in 0..THREADS {
-                // Nine steps of a second each: all of them are within the interval at its end.
-                scope.spawn(|| (0..9_000).for_each(|millis| budget.deposit(Duration::from_millis(millis))));
+                scope.spawn(|| {
+                    for round in 0..ROUNDS {
+                        let now = Duration::from_millis(100 * round);
+                        meet(2 * round + 1);
+                        budget.deposit(now);
+                        meet(2 * round + 2);
+                        let steps = (round + 1).min(10);
+                        // A thread that panicked here would leave the other one waiting.
+                        let is_wrong = budget.requests.at_most(now) != steps * THREADS;
+                        wrong.fetch_add(is_wrong.into(), Ordering::Relaxed);
+                    }
+                });
             }
         });
-        assert_eq!(budget.requests.at_most(9 * SECOND), u64::from(THREADS) * 9_000);
+        assert_eq!(wrong.into_inner(), 0);
+    }
+
+    #[test]
+    fn threads_whose_clocks_differ_count_every_request() {
+        let budget = budget(100, 0, 10 * SECOND);
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                let at = move |request: u64| Duration::from_millis(request + thread * 450);
+                let budget = &budget;
+                // Less than ten steps of a second each: all of them are within the interval at its end.
+                scope.spawn(move || (0..8_000).for_each(|request| budget.deposit(at(request))));
+            }
+        });
+        assert_eq!(budget.requests.at_most(9 * SECOND), 4 * 8_000);
         assert_eq!(budget.requests.at_least(21 * SECOND), 0);
     }
 
@@ -352,8 +388,7 @@ mod tests {
         let budget = budget(20, 10, 10 * SECOND);
         (0..1_000).for_each(|_| budget.deposit(SECOND));
         let total: usize = thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..THREADS).map(|_| scope.spawn(|| withdrawn(&budget, SECOND, 100))).collect();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| withdrawn(&budget, SECOND, 100))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(total, 10 + 200);
