@@ -6,6 +6,7 @@
 mod h1;
 pub(crate) mod h2;
 
+use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -187,8 +188,14 @@ impl Body {
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         match self {
-            // No period that a buffer's size could hide behind.
-            Self::Size(size) => (0..*size).map(|at| b"0123456789abcdef"[(at ^ (at / 251)) & 15]).collect(),
+            Self::Size(size) => {
+                // A prime, so that no buffer's size hides behind the period.
+                let period: Vec<u8> =
+                    (0..1009).map(|at| b"0123456789abcdef"[(at ^ (at / 16)) & 15]).collect();
+                let mut bytes = period.repeat(size / period.len() + 1);
+                bytes.truncate(*size);
+                bytes
+            }
             Self::Text(text) => text.clone().into_bytes(),
         }
     }
@@ -200,10 +207,10 @@ pub fn shown(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if bytes.len() <= 300 => text.to_owned(),
         _ => {
-            let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-            format!("<{} bytes, {hash:016x}>", bytes.len())
+            // The same for the same bytes, in every process.
+            let mut hasher = DefaultHasher::new();
+            hasher.write(bytes);
+            format!("<{} bytes, {:016x}>", bytes.len(), hasher.finish())
         }
     }
 }

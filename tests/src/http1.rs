@@ -164,7 +164,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let mut missing = length;
         loop {
             let part = missing.min(self.buffer.len());
-            into.extend(self.buffer.drain(..part));
+            into.extend_from_slice(&self.buffer[..part]);
+            self.buffer.drain(..part);
             missing -= part;
             if missing == 0 {
                 return Ok(());

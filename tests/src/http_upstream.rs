@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ pub enum Step {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Respond {
     pub status: u16,
-    /// `Name: value`.
+    /// `Name: value`. `{now+2}` in a value is the Unix time in two seconds.
     #[serde(default)]
     pub headers: Vec<String>,
     pub body: Option<Body>,
@@ -147,6 +147,19 @@ struct Log {
 struct Entry {
     log: Log,
     index: usize,
+}
+
+impl Respond {
+    /// The headers as they are sent now.
+    fn headers(&self) -> Vec<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let dated = |line: &String| {
+            let (before, rest) = line.split_once("{now+")?;
+            let (seconds, after) = rest.split_once('}')?;
+            Some(format!("{before}{}{after}", now + seconds.parse::<u64>().ok()?))
+        };
+        self.headers.iter().map(|line| dated(line).unwrap_or_else(|| line.clone())).collect()
+    }
 }
 
 impl TryFrom<Value> for Reaction {

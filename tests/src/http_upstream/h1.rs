@@ -174,7 +174,7 @@ fn head(respond: &Respond, more: &[&str]) -> String {
     let reason = http::StatusCode::from_u16(respond.status).ok();
     let reason = reason.and_then(|status| status.canonical_reason()).unwrap_or("Whatever");
     let mut head = format!("HTTP/1.1 {} {reason}\r\n", respond.status);
-    for line in respond.headers.iter().map(String::as_str).chain(more.iter().copied()) {
+    for line in respond.headers().iter().map(String::as_str).chain(more.iter().copied()) {
         head += line;
         head += "\r\n";
     }

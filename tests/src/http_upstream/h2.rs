@@ -212,7 +212,7 @@ impl Serving {
 fn head(respond: &Respond) -> Response<()> {
     let mut head = Response::new(());
     *head.status_mut() = http::StatusCode::from_u16(respond.status).unwrap_or_default();
-    *head.headers_mut() = pairs(&respond.headers);
+    *head.headers_mut() = pairs(&respond.headers());
     head
 }
 

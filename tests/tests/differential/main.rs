@@ -264,10 +264,10 @@ impl Run<'_> {
         firewall: &Firewall<'_>,
     ) -> Result<Observation> {
         let at = self.upstream(system);
-        let connects = self.scenario.network.map(|_| firewall.attempts_to(at.port())).transpose()?;
+        let counted = self.scenario.envoy.connects.map(|_| firewall.attempts_to(at.port()));
         Ok(Observation {
             attempts: upstream.settled(at, Duration::from_secs(3)),
-            connects,
+            connects: counted.transpose()?,
             seen: seen.get(&self.name()).cloned().unwrap_or_default(),
         })
     }
@@ -289,7 +289,8 @@ impl Run<'_> {
         for word in &wrong {
             let _ = writeln!(report, "  {word}");
         }
-        let _ = writeln!(report, "  Envoy:  {envoys}\n  redial: {redials}");
+        let _ = writeln!(report, "  Envoy ({} ms): {envoys}", envoy.ms());
+        let _ = writeln!(report, "  redial ({} ms): {redials}", redial.ms());
         (!wrong.is_empty(), report)
     }
 }

@@ -64,6 +64,11 @@ impl Observation {
         json!({"attempts": attempts, "connects": self.connects, "client": client})
     }
 
+    /// How long the clients waited, at most.
+    pub(crate) fn ms(&self) -> u64 {
+        self.seen.iter().map(|seen| seen.ms).max().unwrap_or_default()
+    }
+
     /// What is not as the scenario says.
     pub(crate) fn contradictions(&self, facts: &Facts) -> Vec<String> {
         let mut wrong = Vec::new();

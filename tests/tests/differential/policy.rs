@@ -149,8 +149,8 @@ pub(crate) fn envoy(
 
 fn listener(policy: &Policy, protocol: Protocol, name: &str, at: SocketAddr) -> Result<Value> {
     let adds = policy.add_headers.as_deref() == Some("envoy");
-    let match_all = json!({"match": {"prefix": "/"}, "route": route(policy, name)?});
-    let mut connect = json!({"match": {"connect_matcher": {}}, "route": route(policy, name)?});
+    let match_all = route(policy, name, &json!({"prefix": "/"}))?;
+    let mut connect = route(policy, name, &json!({"connect_matcher": {}}))?;
     connect["route"]["upgrade_configs"] = json!([{"upgrade_type": "CONNECT"}]);
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -185,20 +185,19 @@ fn listener(policy: &Policy, protocol: Protocol, name: &str, at: SocketAddr) -> 
     }))
 }
 
-fn route(policy: &Policy, cluster: &str) -> Result<Value> {
-    let mut route = json!({
+fn route(policy: &Policy, cluster: &str, matching: &Value) -> Result<Value> {
+    let mut action = json!({
         "cluster": cluster,
         "timeout": seconds(policy.timeout.as_deref().unwrap_or("0s"))?,
         "retry_policy": retry_policy(policy)?,
         "hedge_policy": {"hedge_on_per_try_timeout": policy.hedge_on_per_try_timeout},
     });
     if let Some(idle) = &policy.idle_timeout {
-        route["idle_timeout"] = json!(seconds(idle)?);
+        action["idle_timeout"] = json!(seconds(idle)?);
     }
-    if let Some(size) = &policy.max_buffered_body {
-        route["request_body_buffer_limit"] = json!(bytes(size)?);
-    }
-    Ok(route)
+    // Envoy's own default depends on the version of HTTP.
+    let limit = policy.max_buffered_body.as_ref().map_or(Ok(1024 * 1024), bytes)?;
+    Ok(json!({"match": matching, "route": action, "request_body_buffer_limit": limit}))
 }
 
 fn retry_policy(policy: &Policy) -> Result<Value> {

@@ -107,6 +107,27 @@ pub(crate) struct Differs {
     pub redial: BTreeMap<String, Value>,
 }
 
+/// `{500}` in a text is so many letters, and `{headers}` two hundred headers: what nobody wants to read in a file.
+fn expand(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if text.contains("{headers}") {
+                let headers: String = (0..200).map(|index| format!("X-{index}: a\r\n")).collect();
+                *text = text.replace("{headers}", &headers);
+            }
+            if let Some((before, rest)) = text.split_once('{')
+                && let Some((count, after)) = rest.split_once('}')
+                && let Ok(count) = count.parse()
+            {
+                *text = format!("{before}{}{after}", "x".repeat(count));
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(expand),
+        Value::Object(map) => map.values_mut().for_each(expand),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 fn both() -> Vec<Protocol> {
     vec![Protocol::H1, Protocol::H2]
 }
@@ -126,7 +147,8 @@ impl Scenario {
             let text = std::fs::read_to_string(&file)?;
             let list: Vec<Value> =
                 serde_saphyr::from_str(&text).with_context(|| format!("reading {}", file.display()))?;
-            for value in list {
+            for mut value in list {
+                expand(&mut value);
                 let shown = value["name"].as_str().unwrap_or("without a name").to_owned();
                 let mut scenario: Self = serde_json::from_value(value)
                     .with_context(|| format!("{}: the scenario {shown}", file.display()))?;
