@@ -112,8 +112,7 @@ fn expand(value: &mut Value) {
     match value {
         Value::String(text) => {
             if text.contains("{headers}") {
-                let headers: String = (0..200).map(|index| format!("X-{index}: a\r\n")).collect();
-                *text = text.replace("{headers}", &headers);
+                *text = text.replace("{headers}", &"X-A: b\r\n".repeat(200));
             }
             if let Some((before, rest)) = text.split_once('{')
                 && let Some((count, after)) = rest.split_once('}')
