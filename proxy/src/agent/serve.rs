@@ -274,6 +274,7 @@ impl Arrival {
             endpoint: None,
             policy: Arc::from(self.policy.name.to_string()),
             handshake: self.handshake,
+            sni: None,
             attempts,
             bytes_sent: 0,
             bytes_received: 0,

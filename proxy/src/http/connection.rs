@@ -68,13 +68,14 @@ pub async fn serve(
     upstream: Option<TcpStream>,
     http: Http,
     moved: &Moved,
+    sni: &mut Option<Box<str>>,
     mut stopped: Stopped,
 ) -> Reason {
     let mut read = BytesMut::new();
     let protocol = http.policy.protocol;
     let metrics = http.observer.metrics().clone();
     let spoken = tokio::select! {
-        spoken = detected(&mut client, upstream.as_ref(), protocol, &mut read, &metrics) => spoken,
+        spoken = detected(&mut client, upstream.as_ref(), protocol, &mut read, sni, &metrics) => spoken,
         _ = stopped.wait_for(|stopped| *stopped) => Spoken::Nothing(Reason::Drained),
     };
     match spoken {
@@ -100,6 +101,7 @@ async fn detected(
     upstream: Option<&TcpStream>,
     protocol: Protocol,
     read: &mut BytesMut,
+    sni: &mut Option<Box<str>>,
     metrics: &Metrics,
 ) -> Spoken {
     let mut begun = false;
@@ -127,7 +129,7 @@ async fn detected(
             Detected::Unknown | Detected::Tls(_) if is_http => break (Spoken::Http1, Counted::Http1),
             Detected::Unknown => break (Spoken::Other, Counted::Unknown),
             Detected::Tls(hello) => {
-                tracing::debug!(sni = hello.sni.as_deref(), "relaying TLS");
+                *sni = hello.sni;
                 break (Spoken::Other, Counted::Tls);
             }
         }

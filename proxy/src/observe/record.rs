@@ -41,6 +41,9 @@ pub struct Connection {
     #[serde(serialize_with = "text")]
     pub policy: Arc<str>,
     pub handshake: Handshake,
+    /// The server that the client asked for in its TLS handshake. Known only where a policy has the protocol told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<Box<str>>,
     #[serde(flatten)]
     pub attempts: Attempts,
     /// From the client to the upstream.
@@ -185,6 +188,7 @@ pub(super) mod tests {
             endpoint: Some("10.0.0.7:5432".parse().unwrap()),
             policy: "shop/checkout".into(),
             handshake: Handshake::Held,
+            sni: None,
             attempts,
             bytes_sent: 100,
             bytes_received: 2000,

@@ -90,7 +90,7 @@ async fn run(job: Job, observer: Observer, stopped: Stopped) {
         Ok((client, upstream)) => {
             prepare_client(&client);
             upstream.iter().for_each(prepare_upstream);
-            serve(client, upstream, http, &moved, stopped).await
+            serve(client, upstream, http, &moved, &mut record.sni, stopped).await
         }
         Err(error) => {
             tracing::warn!(%error, "cannot relay a connection");
@@ -110,10 +110,11 @@ async fn serve(
     upstream: Option<TcpStream>,
     http: Option<Box<Http>>,
     moved: &Moved,
+    sni: &mut Option<Box<str>>,
     stopped: Stopped,
 ) -> Reason {
     match (http, upstream) {
-        (Some(http), upstream) => connection::serve(client, upstream, *http, moved, stopped).await,
+        (Some(http), upstream) => connection::serve(client, upstream, *http, moved, sni, stopped).await,
         (None, Some(upstream)) => relay_until(&client, &upstream, moved, stopped).await,
         (None, None) => {
             reset(&client);
