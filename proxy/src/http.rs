@@ -8,6 +8,7 @@ pub mod answer;
 pub mod connection;
 pub mod exchange;
 pub mod h1;
+pub mod h2;
 pub mod replay;
 pub mod session;
 pub mod wire;
