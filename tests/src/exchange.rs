@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::http1::Fields;
 
@@ -173,6 +175,13 @@ impl Client {
     }
 }
 
+impl Client {
+    /// How long it waits from now on.
+    fn patience(&self, start: Instant) -> Duration {
+        self.give_up.map_or(PATIENCE, Duration::from_millis).saturating_sub(start.elapsed())
+    }
+}
+
 impl Response {
     /// What is there when nothing came.
     fn none(end: &str) -> Self {
@@ -213,6 +222,20 @@ pub fn shown(bytes: &[u8]) -> String {
             format!("<{} bytes, {:016x}>", bytes.len(), hasher.finish())
         }
     }
+}
+
+async fn connect(client: &Client, to: SocketAddr, start: Instant) -> Result<TcpStream, Seen> {
+    match timeout(client.patience(start), TcpStream::connect(to)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(unconnected(&format!("no connection: {:?}", error.kind()), start)),
+        // A server that does not answer, or a proxy that does not answer for it: the same to the application.
+        Err(_) if client.give_up.is_some() => Err(unconnected("given up", start)),
+        Err(_) => Err(unconnected("no connection: timeout", start)),
+    }
+}
+
+fn unconnected(end: &str, start: Instant) -> Seen {
+    Seen { responses: vec![Response::none("nothing")], end: end.to_owned(), ms: milliseconds(start) }
 }
 
 fn milliseconds(since: Instant) -> u64 {

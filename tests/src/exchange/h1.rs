@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{AFTERWARDS, Client, Interim, PATIENCE, Request, Response, Seen, milliseconds, shown};
+use super::{AFTERWARDS, Client, Interim, Request, Response, Seen, connect, milliseconds, shown};
 use crate::http1::{Content, Ended, Framing, Head, Reader, chunk, fields, last_chunk};
 
 /// What the reading half tells the writing half.
@@ -23,10 +22,9 @@ struct Progress {
 }
 
 pub(super) async fn run(client: &Client, to: SocketAddr, start: Instant) -> Seen {
-    let stream = match timeout(PATIENCE, TcpStream::connect(to)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return unconnected(&format!("{:?}", error.kind()), start),
-        Err(_) => return unconnected("timeout", start),
+    let stream = match connect(client, to, start).await {
+        Ok(stream) => stream,
+        Err(seen) => return seen,
     };
     let _ = stream.set_nodelay(true);
     let (reading, mut writing) = stream.into_split();
@@ -43,8 +41,7 @@ pub(super) async fn run(client: &Client, to: SocketAddr, start: Instant) -> Seen
             () = write => read.await,
         }
     };
-    let patience = client.give_up.map_or(PATIENCE, Duration::from_millis);
-    let finished = timeout(patience, work).await;
+    let finished = timeout(client.patience(start), work).await;
     let ms = milliseconds(start);
     let end = match finished {
         Err(_) if client.give_up.is_some() => "given up".to_owned(),
@@ -59,10 +56,6 @@ pub(super) async fn run(client: &Client, to: SocketAddr, start: Instant) -> Seen
         responses.push(Response::none("unasked bytes"));
     }
     Seen { responses, end, ms }
-}
-
-fn unconnected(why: &str, start: Instant) -> Seen {
-    Seen { responses: Vec::new(), end: format!("no connection: {why}"), ms: milliseconds(start) }
 }
 
 /// Reads all responses; `Some` where the connection ended with or before the last of them.

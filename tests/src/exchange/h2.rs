@@ -8,29 +8,24 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{AFTERWARDS, Body, Client, Interim, PATIENCE, Request, Response, Seen, milliseconds, shown};
+use super::{
+    AFTERWARDS, Body, Client, Interim, Request, Response, Seen, connect, milliseconds, shown, unconnected,
+};
 use crate::http1::{Fields, field};
 
 pub(super) async fn run(client: &Client, to: SocketAddr, start: Instant) -> Seen {
-    let nothing = |why: String| Seen {
-        responses: Vec::new(),
-        end: format!("no connection: {why}"),
-        ms: milliseconds(start),
-    };
-    let stream = match timeout(PATIENCE, TcpStream::connect(to)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return nothing(format!("{:?}", error.kind())),
-        Err(_) => return nothing("timeout".to_owned()),
+    let stream = match connect(client, to, start).await {
+        Ok(stream) => stream,
+        Err(seen) => return seen,
     };
     let _ = stream.set_nodelay(true);
-    let (sender, connection) = match timeout(PATIENCE, h2::client::handshake(stream)).await {
-        Ok(Ok(both)) => both,
-        Ok(Err(error)) => return nothing(word(&error)),
-        Err(_) => return nothing("timeout".to_owned()),
+    // This sends the preface and waits for nothing.
+    let (sender, connection) = match h2::client::handshake(stream).await {
+        Ok(both) => both,
+        Err(error) => return unconnected(&word(&error), start),
     };
     let mut driver = tokio::spawn(connection);
 
@@ -61,7 +56,7 @@ pub(super) async fn run(client: &Client, to: SocketAddr, start: Instant) -> Seen
                 }
             }
         };
-        timeout(client.give_up.map_or(PATIENCE, Duration::from_millis), work).await
+        timeout(client.patience(start), work).await
     };
     let ms = milliseconds(start);
     let end = match (finished, client.give_up) {

@@ -56,11 +56,8 @@ impl Serving<'_> {
         for step in steps {
             match self.step(step).await {
                 Ok(Left::Usable) => {}
-                Ok(Left::Gone) => return Left::Gone,
-                Err(_) => {
-                    self.entry.note(|attempt| attempt.cancelled = true);
-                    return Left::Gone;
-                }
+                // A write that fails says nothing: whether it does depends on how much was in flight.
+                Ok(Left::Gone) | Err(_) => return Left::Gone,
             }
         }
         // The next request begins where this one ends.
@@ -164,7 +161,6 @@ impl Serving<'_> {
         self.send(&message).await
     }
 
-    /// Sends, and meanwhile notices if the other side goes away, which a full pipe would hide.
     async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.connection.writing.write_all(bytes).await
     }

@@ -62,13 +62,15 @@ struct Serving {
 
 /// Why a script ends before its end.
 enum Stop {
+    /// While it waited, or before the end of the request.
     Cancelled,
     Done,
 }
 
+/// A write that fails says nothing: whether it does depends on how much was in flight.
 impl From<h2::Error> for Stop {
     fn from(_: h2::Error) -> Self {
-        Self::Cancelled
+        Self::Done
     }
 }
 
@@ -196,8 +198,7 @@ impl Serving {
                 attempt.trailers = named(trailers);
             }
         });
-        read?;
-        Ok(())
+        read.map(drop).map_err(|_| Stop::Cancelled)
     }
 
     async fn wait(&mut self, time: Duration) -> Result<(), Stop> {

@@ -24,8 +24,8 @@
 //!   differs: {name: grpc-trailers, redial: {attempts/1: {path: /}, client/0/responses/0/status: 200}}
 //! ```
 //!
-//! Nothing about Envoy is recorded: it runs beside redial every time. `SCENARIO=word` runs those whose names have the
-//! word in them and prints what was seen.
+//! Nothing about Envoy is recorded: it runs beside redial every time. `SCENARIO=word` runs those whose titles have the
+//! word in them (`timeouts:`, `(H1)`) and prints what was seen.
 
 mod observation;
 mod policy;
@@ -126,8 +126,11 @@ fn every_intended_difference_is_documented() -> Result<()> {
     for scenario in &scenarios {
         ensure!(names.insert(&scenario.name), "{} is there twice", scenario.name);
     }
-    let declared: BTreeSet<_> =
-        scenarios.iter().filter_map(|scenario| Some(scenario.differs.as_ref()?.name.as_str())).collect();
+    let declared: BTreeSet<_> = scenarios
+        .iter()
+        .flat_map(|scenario| &scenario.differs)
+        .map(|differs| differs.name.as_str())
+        .collect();
     let documented = documented_differences()?;
     for name in &declared {
         let words =
@@ -156,7 +159,7 @@ fn runs<'a>(scenarios: &'a [Scenario], word: &str) -> Result<Vec<Run<'a>>> {
     let all = scenarios
         .iter()
         .flat_map(|scenario| scenario.protocols.iter().map(move |protocol| (scenario, *protocol)));
-    let wanted = all.filter(|(scenario, _)| scenario.name.contains(word));
+    let wanted = all.filter(|(scenario, protocol)| title(scenario, *protocol).contains(word));
     let runs: Vec<_> = wanted
         .enumerate()
         .map(|(index, (scenario, protocol))| {
@@ -165,6 +168,10 @@ fn runs<'a>(scenarios: &'a [Scenario], word: &str) -> Result<Vec<Run<'a>>> {
         .collect::<Result<_>>()?;
     ensure!(!runs.is_empty() && runs.len() < 2000, "{} runs", runs.len());
     Ok(runs)
+}
+
+fn title(scenario: &Scenario, protocol: Protocol) -> String {
+    format!("{} ({protocol:?})", scenario.name)
 }
 
 fn bootstrap(runs: &[Run<'_>]) -> Result<Value> {
@@ -283,9 +290,9 @@ impl Run<'_> {
             wrong.push(format!("Envoy itself: {word}"));
         }
         let found = differences(&envoys, &redials);
-        wrong.extend(surprises(scenario.differs.as_ref(), self.protocol, &found));
+        wrong.extend(surprises(&scenario.differs, self.protocol, &found));
         wrong.extend(redial.bad_intervals(&scenario.intervals));
-        let mut report = format!("\n=== {} ({:?})\n", scenario.name, self.protocol);
+        let mut report = format!("\n=== {}\n", title(scenario, self.protocol));
         for word in &wrong {
             let _ = writeln!(report, "  {word}");
         }

@@ -165,10 +165,9 @@ fn compare(place: &str, envoy: &Value, redial: &Value, found: &mut Vec<Differenc
 }
 
 /// What is wrong about the differences, given the one that is meant to be.
-pub(crate) fn surprises(differs: Option<&Differs>, protocol: Protocol, found: &[Difference]) -> Vec<String> {
-    let nothing = BTreeMap::new();
-    let declared = differs.filter(|differs| differs.concerns(protocol));
-    let expected = declared.map_or(&nothing, |differs| &differs.redial);
+pub(crate) fn surprises(differs: &[Differs], protocol: Protocol, found: &[Difference]) -> Vec<String> {
+    let declared = differs.iter().filter(|differs| differs.concerns(protocol));
+    let expected: BTreeMap<&String, &Value> = declared.flat_map(|differs| &differs.redial).collect();
     let mut wrong = Vec::new();
     for difference in found {
         let Difference { place, envoy, redial } = difference;
@@ -181,7 +180,7 @@ pub(crate) fn surprises(differs: Option<&Differs>, protocol: Protocol, found: &[
         }
     }
     for (place, meant) in expected {
-        if !found.iter().any(|difference| difference.place == *place) {
+        if !found.iter().any(|difference| difference.place == **place) {
             wrong.push(format!("{place}: no difference, but redial should have {meant}"));
         }
     }

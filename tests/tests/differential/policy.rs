@@ -99,6 +99,7 @@ pub(crate) fn document(scenario: &Scenario, name: &str, port: u16) -> Result<Val
     let policy = &scenario.policy;
     let mut http = serde_json::to_value(policy)?;
     let fields = http.as_object_mut().context("a policy is an object")?;
+    fields.insert("retryOn".to_owned(), json!(conditions(policy)));
     fields.insert("numRetries".to_owned(), json!(policy.num_retries.unwrap_or(1)));
     let back_off = policy.back_off.clone().unwrap_or_else(fast);
     fields.insert("backOff".to_owned(), serde_json::to_value(back_off)?);
@@ -109,7 +110,13 @@ pub(crate) fn document(scenario: &Scenario, name: &str, port: u16) -> Result<Val
     let budget = scenario.budget.clone().unwrap_or(Budget { percent: 100, min_per_second: 1000 });
     let mut spec = json!({"to": [{"ports": [port]}], "protocol": "http", "http": http, "budget": budget});
     if let Some(ms) = scenario.connect_timeout {
-        spec["tcp"] = json!({"connectTimeout": format!("{ms}ms")});
+        // A part about TCP speaks for the connects alone, so it says what would follow from the other.
+        let about_connects = ["5xx", "gateway-error", "reset", "reset-before-request", "connect-failure"];
+        let retries = policy.retry_on.iter().any(|condition| about_connects.contains(&condition.as_str()));
+        let attempts = if retries { 1 + policy.num_retries.unwrap_or(1) } else { 1 };
+        let back_off = spec["http"]["backOff"].clone();
+        spec["tcp"] =
+            json!({"connectTimeout": format!("{ms}ms"), "maxConnectAttempts": attempts, "backOff": back_off});
     }
     Ok(json!({
         "apiVersion": "redial.dev/v1alpha1",
@@ -122,6 +129,15 @@ pub(crate) fn document(scenario: &Scenario, name: &str, port: u16) -> Result<Val
 fn or(fields: &mut Map<String, Value>, name: &str, value: Value) {
     if fields.get(name).is_none_or(Value::is_null) {
         fields.insert(name.to_owned(), value);
+    }
+}
+
+/// A document cannot have none at all, and this is one that never comes true.
+fn conditions(policy: &Policy) -> Vec<String> {
+    if policy.retry_on.is_empty() {
+        vec!["http3-post-connect-failure".to_owned()]
+    } else {
+        policy.retry_on.clone()
     }
 }
 
@@ -171,6 +187,7 @@ fn listener(policy: &Policy, protocol: Protocol, name: &str, at: SocketAddr) -> 
             "domains": ["*"],
             "include_request_attempt_count": adds,
             "include_attempt_count_in_response": adds,
+            "include_is_timeout_retry_header": adds,
             "routes": [connect, match_all],
         }]},
         "http_filters": [{"name": "router", "typed_config": {
@@ -201,7 +218,7 @@ fn route(policy: &Policy, cluster: &str, matching: &Value) -> Result<Value> {
 }
 
 fn retry_policy(policy: &Policy) -> Result<Value> {
-    let mut conditions = policy.retry_on.clone();
+    let mut conditions = conditions(policy);
     if !policy.retriable_status_codes.is_empty() {
         conditions.push("retriable-status-codes".to_owned());
     }

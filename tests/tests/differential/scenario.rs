@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use redial_tests::exchange::{Client, Protocol};
 use redial_tests::http_upstream::{Reaction, Welcome};
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::policy::{Budget, Policy};
@@ -43,7 +44,9 @@ pub(crate) struct Scenario {
     pub intervals: Vec<Interval>,
     /// What must be so with Envoy, so that the scenario tests what its name says.
     pub envoy: Facts,
-    pub differs: Option<Differs>,
+    /// What redial is meant to do otherwise: one difference or a list.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub differs: Vec<Differs>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -125,6 +128,12 @@ fn expand(value: &mut Value) {
         Value::Object(map) => map.values_mut().for_each(expand),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<Differs>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let list = if value.is_array() { value } else { Value::Array(vec![value]) };
+    serde_json::from_value(list).map_err(D::Error::custom)
 }
 
 fn both() -> Vec<Protocol> {
