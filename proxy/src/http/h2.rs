@@ -11,6 +11,11 @@ mod attempt;
 mod fields;
 mod limits;
 mod prefixed;
-pub mod serve;
+mod serve;
 mod stream;
 mod upstream;
+
+pub use self::serve::serve;
+
+#[cfg(test)]
+mod tests;
