@@ -6,4 +6,4 @@ pub mod socket;
 mod workers;
 
 pub use connect::{Dialer, Failed};
-pub use workers::{Job, Workers};
+pub use workers::{Job, Signals, Workers};

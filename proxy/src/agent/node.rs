@@ -162,6 +162,7 @@ impl Node {
     /// Sends new connections of every workload past this agent.
     pub fn stop_intake(&self) {
         self.draining.set(true);
+        self.workers.drain();
         for enrolment in self.workloads.borrow().iter() {
             enrolment.stop_intake();
         }

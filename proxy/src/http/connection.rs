@@ -14,10 +14,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::exchange::Prior;
-use super::h1;
 use super::replay::Buffers;
 use super::session::{Connected, Session};
 use super::wire::Wire;
+use super::{h1, h2};
 use crate::detect::{Detected, detect};
 use crate::endpoint::Choice;
 use crate::observe::{DetectedProtocol as Counted, Metrics, Observer};
@@ -25,9 +25,9 @@ use crate::policy::{HttpPolicy, Policy, Protocol};
 use crate::reason::Reason;
 use crate::retry::budgets::DestinationBudget;
 use crate::retry::connect::DEFAULT_CONNECT_TIMEOUT;
-use crate::tcp::Dialer;
 use crate::tcp::connect::dial;
 use crate::tcp::relay::{self, Moved, Stopped};
+use crate::tcp::{Dialer, Signals};
 
 /// How long a client may take to say enough of itself. One that does not speak at first may take any time.
 const DETECTION_PATIENCE: Duration = Duration::from_secs(1);
@@ -69,8 +69,9 @@ pub async fn serve(
     http: Http,
     moved: &Moved,
     sni: &mut Option<Box<str>>,
-    mut stopped: Stopped,
+    signals: Signals,
 ) -> Reason {
+    let Signals { mut stopped, draining } = signals;
     let mut read = BytesMut::new();
     let protocol = http.policy.protocol;
     let metrics = http.observer.metrics().clone();
@@ -78,19 +79,27 @@ pub async fn serve(
         spoken = detected(&mut client, upstream.as_ref(), protocol, &mut read, sni, &metrics) => spoken,
         _ = stopped.wait_for(|stopped| *stopped) => Spoken::Nothing(Reason::Drained),
     };
-    match spoken {
-        Spoken::Http1 => {}
-        Spoken::Http2 | Spoken::Other => return relayed(client, upstream, &read, moved, stopped).await,
+    let is_http2 = match spoken {
+        Spoken::Http1 => false,
+        Spoken::Http2 => true,
+        Spoken::Other => return relayed(client, upstream, &read, moved, stopped).await,
         Spoken::Nothing(why) => {
             client.reset();
             upstream.iter().for_each(Wire::reset);
             return why;
         }
-    }
+    };
     let connected = upstream.zip(http.endpoint).map(|(stream, endpoint)| Connected { stream, endpoint });
     let session = Rc::new(http.session());
+    let serving = async {
+        if is_http2 {
+            h2::serve(client, read, connected, session, draining, moved).await
+        } else {
+            h1::serve(client, read, connected, session, moved).await
+        }
+    };
     tokio::select! {
-        reason = h1::serve(client, read, connected, session, moved) => reason,
+        reason = serving => reason,
         _ = stopped.wait_for(|stopped| *stopped) => Reason::Drained,
     }
 }

@@ -16,6 +16,3 @@ mod stream;
 mod upstream;
 
 pub use self::serve::serve;
-
-#[cfg(test)]
-mod tests;

@@ -38,15 +38,27 @@ pub struct Workers {
     queues: Vec<mpsc::UnboundedSender<Job>>,
     next: AtomicUsize,
     stop: watch::Sender<bool>,
+    drain: watch::Sender<bool>,
+}
+
+/// What the threads are told while they serve.
+#[derive(Clone)]
+pub struct Signals {
+    /// Every connection is to end at once.
+    pub stopped: Stopped,
+    /// Connections are to end when their clients can do without them.
+    pub draining: Stopped,
 }
 
 impl Workers {
     pub fn start(count: usize, observer: &Observer) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
+        let (drain, draining) = watch::channel(false);
+        let signals = Signals { stopped, draining };
         let queues = (0..count.max(1))
-            .map(|index| start_worker(index, observer.clone(), stopped.clone()))
+            .map(|index| start_worker(index, observer.clone(), signals.clone()))
             .collect::<io::Result<_>>()?;
-        Ok(Self { queues, next: AtomicUsize::new(0), stop })
+        Ok(Self { queues, next: AtomicUsize::new(0), stop, drain })
     }
 
     /// Hands a connection to the next thread.
@@ -54,6 +66,11 @@ impl Workers {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
         // A worker's queue is open for as long as `self` lives.
         let _ = self.queues[index].send(job);
+    }
+
+    /// Asks the clients of connections that can be told to make new ones.
+    pub fn drain(&self) {
+        self.drain.send_replace(true);
     }
 
     /// Resets every connection that is still being relayed.
@@ -65,7 +82,7 @@ impl Workers {
 fn start_worker(
     index: usize,
     observer: Observer,
-    stopped: Stopped,
+    signals: Signals,
 ) -> io::Result<mpsc::UnboundedSender<Job>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (queue, mut jobs) = mpsc::unbounded_channel::<Job>();
@@ -73,7 +90,7 @@ fn start_worker(
         let local = LocalSet::new();
         local.spawn_local(async move {
             while let Some(job) = jobs.recv().await {
-                tokio::task::spawn_local(run(job, observer.clone(), stopped.clone()));
+                tokio::task::spawn_local(run(job, observer.clone(), signals.clone()));
             }
         });
         runtime.block_on(local);
@@ -81,7 +98,7 @@ fn start_worker(
     Ok(queue)
 }
 
-async fn run(job: Job, observer: Observer, stopped: Stopped) {
+async fn run(job: Job, observer: Observer, signals: Signals) {
     let Job { client, upstream, http, mut record, begun, guard } = job;
     let moved = Moved::default();
     let streams = TcpStream::from_std(client)
@@ -90,7 +107,7 @@ async fn run(job: Job, observer: Observer, stopped: Stopped) {
         Ok((client, upstream)) => {
             prepare_client(&client);
             upstream.iter().for_each(prepare_upstream);
-            serve(client, upstream, http, &moved, &mut record.sni, stopped).await
+            serve(client, upstream, http, &moved, &mut record.sni, signals).await
         }
         Err(error) => {
             tracing::warn!(%error, "cannot relay a connection");
@@ -111,11 +128,11 @@ async fn serve(
     http: Option<Box<Http>>,
     moved: &Moved,
     sni: &mut Option<Box<str>>,
-    stopped: Stopped,
+    signals: Signals,
 ) -> Reason {
     match (http, upstream) {
-        (Some(http), upstream) => connection::serve(client, upstream, *http, moved, sni, stopped).await,
-        (None, Some(upstream)) => relay_until(&client, &upstream, moved, stopped).await,
+        (Some(http), upstream) => connection::serve(client, upstream, *http, moved, sni, signals).await,
+        (None, Some(upstream)) => relay_until(&client, &upstream, moved, signals.stopped).await,
         (None, None) => {
             reset(&client);
             Reason::AttemptsExhausted
