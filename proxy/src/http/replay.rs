@@ -32,7 +32,7 @@ pub struct Piece {
 /// The body of one request.
 #[derive(Debug)]
 pub struct Replay {
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Kept>,
     /// How much of the body came before the first piece that is kept.
     start: u64,
     /// How much of the body has come.
@@ -42,6 +42,13 @@ pub struct Replay {
     limit: usize,
     lost: bool,
     reserved: Reserved,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// How much of the body came before it.
+    start: u64,
+    data: Bytes,
 }
 
 /// The bytes that all requests of an agent keep together, and their bound.
@@ -126,10 +133,10 @@ impl Replay {
 
     pub fn push(&mut self, piece: Piece) {
         if !piece.data.is_empty() {
-            let length = piece.data.len();
-            self.end += u64::try_from(length).unwrap_or(u64::MAX);
-            self.reserved.take(length);
-            self.pieces.push_back(piece.data);
+            let kept = Kept { start: self.end, data: piece.data };
+            self.end = kept.end();
+            self.reserved.take(kept.data.len());
+            self.pieces.push_back(kept);
         }
         self.complete |= piece.end;
         if piece.trailers.is_some() {
@@ -165,22 +172,18 @@ impl Replay {
 
     /// What is kept of the body after its first `offset` bytes, in order.
     pub fn after(&self, offset: u64) -> impl Iterator<Item = Bytes> + '_ {
-        let mut skip = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
-        self.pieces.iter().filter_map(move |piece| {
-            let skipped = skip.min(piece.len());
-            skip -= skipped;
-            (skipped < piece.len()).then(|| piece.slice(skipped..))
-        })
+        self.kept_after(offset).map(move |kept| kept.data.slice(kept.skipped(offset)..))
     }
 
     /// As [`Replay::after`], without taking part in the ownership.
     pub fn slices_after(&self, offset: u64) -> impl Iterator<Item = &[u8]> {
-        let mut skip = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
-        self.pieces.iter().filter_map(move |piece| {
-            let skipped = skip.min(piece.len());
-            skip -= skipped;
-            piece.get(skipped..).filter(|rest| !rest.is_empty())
-        })
+        self.kept_after(offset).filter_map(move |kept| kept.data.get(kept.skipped(offset)..))
+    }
+
+    /// A body may have come in very many very small pieces.
+    fn kept_after(&self, offset: u64) -> impl Iterator<Item = &Kept> {
+        let first = self.pieces.partition_point(|kept| kept.end() <= offset);
+        self.pieces.range(first..)
     }
 
     #[must_use]
@@ -189,15 +192,21 @@ impl Replay {
     }
 
     fn let_go(&mut self, sent: u64) {
-        while let Some(first) = self.pieces.front() {
-            let length = u64::try_from(first.len()).unwrap_or(u64::MAX);
-            if self.start + length > sent {
-                break;
-            }
-            self.start += length;
-            self.reserved.give(first.len());
-            self.pieces.pop_front();
+        while let Some(first) = self.pieces.pop_front_if(|first| first.end() <= sent) {
+            self.start = first.end();
+            self.reserved.give(first.data.len());
         }
+    }
+}
+
+impl Kept {
+    fn end(&self) -> u64 {
+        self.start + u64::try_from(self.data.len()).unwrap_or(u64::MAX)
+    }
+
+    /// How much of it is before this offset of the body.
+    fn skipped(&self, offset: u64) -> usize {
+        usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.data.len())
     }
 }
 
