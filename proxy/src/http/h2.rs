@@ -16,3 +16,6 @@ mod stream;
 mod upstream;
 
 pub use self::serve::serve;
+
+#[cfg(test)]
+mod tests;

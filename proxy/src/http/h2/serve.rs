@@ -77,20 +77,20 @@ async fn answer<S: Wire>(
     let request = Request::from_parts(head, ());
     let policy = session.policy.for_request(&RequestFields(&request));
     let plan = session.plan(&policy, &RequestFields(&request));
-    let mut asked = Asked::new(upstreams, &policy, request.clone(), body, respond);
+    let mut asked = Asked::new(upstreams, &policy, request, body, respond);
     let (mut timer, mut tried) = (Timer::default(), Vec::new());
     let ended = exchange::run(&mut asked, plan, &mut timer, &mut tried).await;
+    let head = asked.head();
+    let said = || session::Asked {
+        method: Some(head.method().as_str()),
+        authority: head.uri().authority().map(Authority::as_str),
+        path: head.uri().path_and_query().map(PathAndQuery::as_str),
+    };
     let sizes = Sizes {
         protocol: HttpProtocol::H2,
         is_grpc: asked.is_grpc(),
         request: asked.received(),
         response: asked.delivered(),
-    };
-    let uri = request.uri();
-    let said = || session::Asked {
-        method: Some(request.method().as_str()),
-        authority: uri.authority().map(Authority::as_str),
-        path: uri.path_and_query().map(PathAndQuery::as_str),
     };
     session.request_ended(&ended, &tried, said, sizes);
 }

@@ -88,6 +88,11 @@ impl<S: Wire> Asked<S> {
         }
     }
 
+    /// As it goes to the upstream.
+    pub fn head(&self) -> &Request<()> {
+        &self.head
+    }
+
     pub fn is_grpc(&self) -> bool {
         self.is_grpc
     }

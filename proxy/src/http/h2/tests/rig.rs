@@ -33,6 +33,9 @@ use crate::tcp::relay::Moved;
 /// How much a connection holds that its reader does not read.
 pub const WIRE: usize = 16 * 1024;
 
+/// What the peers themselves put up with is not the question.
+const SMALL_FRAMES: usize = 64 << 20;
+
 pub struct Rig {
     pub client: SendRequest<Bytes>,
     /// The connections that redial makes to upstreams.
@@ -123,7 +126,7 @@ impl Rig {
         });
         let mut builder = h2::client::Builder::new();
         // One stream that is not read does not stop the others.
-        builder.initial_connection_window_size(1 << 20);
+        builder.initial_connection_window_size(1 << 20).data_frame_budget(SMALL_FRAMES);
         let (client, connection) = builder.handshake(stream).await.unwrap();
         let client_driver = spawn_local(async {
             let _ = connection.await;
@@ -133,7 +136,7 @@ impl Rig {
 
     /// The upstream's end of the next connection that redial makes.
     pub async fn upstream(&mut self) -> Upstream {
-        self.upstream_with(&h2::server::Builder::new()).await
+        self.upstream_with(h2::server::Builder::new().data_frame_budget(SMALL_FRAMES)).await
     }
 
     pub async fn upstream_with(&mut self, builder: &h2::server::Builder) -> Upstream {
