@@ -29,7 +29,8 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin + 'static {
 
 impl Wire for TcpStream {
     /// The peer has closed its side in order (FIN), and its FIN acknowledged nothing of what was written; what was written
-    /// then met a closed socket, which answered with RST. So no byte of it was ever given to the peer's application.
+    /// then met a closed socket, which answered with RST. So the peer had taken no byte of it when it closed, and from then
+    /// on could answer nothing: a server that executes what it reads after that breaks RFC 9112, section 9.6.
     ///
     /// What the peer acknowledged is not enough by itself. A server that reads a request and then resets the connection
     /// (SO_LINGER of 0) leaves no trace of having read it: the kernel does not look at the acknowledgement of an RST
