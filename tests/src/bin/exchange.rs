@@ -9,7 +9,7 @@ use redial_tests::exchange::{Answer, Task};
 use tokio::sync::Semaphore;
 
 /// How many connections are under way at a time.
-const AT_ONCE: usize = 120;
+const AT_ONCE: usize = 60;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {

@@ -254,5 +254,5 @@ fn headers(all: &Fields, ignored: &[&str], scenario: &Scenario) -> Fields {
 fn rough(value: &str) -> String {
     value
         .parse::<u64>()
-        .map_or_else(|_| value.to_owned(), |number| format!("about {}", number.div_ceil(500) * 500))
+        .map_or_else(|_| value.to_owned(), |number| format!("about {}", number.div_ceil(1000) * 1000))
 }

@@ -64,7 +64,7 @@ pub(crate) enum Compare {
     Exact,
     /// Only whether it is there.
     Presence,
-    /// A number of milliseconds, rounded up to a multiple of 500.
+    /// A number of milliseconds, rounded up to whole seconds.
     Rough,
 }
 
