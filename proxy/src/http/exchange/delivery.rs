@@ -49,10 +49,11 @@ impl<R: Request> Exchange<'_, R> {
             Delivery::IdleTimeout => (Reason::IdleTimeout, RequestOutcome::Timeout),
         };
         self.record(&chosen, outcome, None);
-        let is_whole = end == Delivery::Delivered(Delivered::Whole) && self.body.is_complete();
+        let is_delivered = end == Delivery::Delivered(Delivered::Whole);
+        let is_whole = is_delivered && self.body.is_complete();
         if is_whole {
             chosen.attempt.retire();
-        } else {
+        } else if !is_delivered {
             self.request.break_off();
         }
         self.ended(status, reason, is_whole, first_byte)

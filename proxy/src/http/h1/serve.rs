@@ -145,7 +145,11 @@ pub async fn serve<S: Wire>(
             None => {}
         }
         if !ended.is_whole || !is_persistent {
-            client.close().await;
+            // The upstream is not kept waiting for the client.
+            slot.take();
+            if !ended.is_whole || !client.read.is_empty() {
+                client.close().await;
+            }
             return Reason::Closed;
         }
     }
