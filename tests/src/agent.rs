@@ -43,6 +43,8 @@ pub struct Options<'a> {
     pub netns: Option<&'a Netns>,
     /// Where it is to serve its metrics; without one, at an address of its own.
     pub metrics: Option<SocketAddr>,
+    /// What ends is not recorded: a benchmark does without.
+    pub has_no_access_log: bool,
 }
 
 /// One line of the access log.
@@ -108,7 +110,9 @@ impl Agent {
             fs::write(files.path().join("policy.yaml"), config)?;
             command.arg("--config").arg(files.path().join("policy.yaml"));
         }
-        command.arg("--access-log").arg(files.path().join("access.log"));
+        if !options.has_no_access_log {
+            command.arg("--access-log").arg(files.path().join("access.log"));
+        }
         command.args(["--metrics", &metrics.to_string()]).args(options.arguments);
         let log = File::create(files.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

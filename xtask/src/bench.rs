@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what redial costs, beside the direct path and beside another proxy, in one run on this machine.
+//! `cargo xtask bench`: what redial costs, beside the direct path and beside other proxies, in one run on this machine.
 //!
 //! The benchmark itself is a program of the tests' package, because it stands on their rigs: `tests/src/bin/bench`.
 
@@ -9,6 +9,12 @@ use std::fs;
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Only connections and their bytes.
+    #[arg(long, conflicts_with = "http")]
+    tcp: bool,
+    /// Only requests.
+    #[arg(long)]
+    http: bool,
     /// Three short rounds: enough to see an order of magnitude.
     #[arg(long)]
     quick: bool,
@@ -25,7 +31,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut bench = shell::as_root("env").context("the benchmark")?;
     setup::to_build()?;
     // The tests' programs come with these, and most of them are not needed here.
-    if ["ip", "haproxy"].into_iter().any(|program| shell::which(program).is_none()) {
+    let programs: &[&str] = if args.tcp { &["ip", "haproxy"] } else { &["ip", "haproxy", "nginx"] };
+    if !args.tcp || programs.iter().any(|program| shell::which(program).is_none()) {
         setup::to_run()?;
     }
     build_ebpf::run()?;
@@ -52,7 +59,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .arg(target.join("release/bench"))
             .args(["run", &args.rounds.unwrap_or(rounds).to_string()])
             .arg(args.seconds.unwrap_or(seconds).to_string())
-            .arg(&file),
+            .arg(&file)
+            .args(args.tcp.then_some("tcp"))
+            .args(args.http.then_some("http")),
     );
     println!("{}", file.display());
     result

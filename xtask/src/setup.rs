@@ -29,6 +29,7 @@ const TO_RUN: &[Program] = &[
     ("ps", "procps"),
     ("curl", "curl"),
     ("haproxy", "haproxy"),
+    ("nginx", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("postgres", "postgresql"),

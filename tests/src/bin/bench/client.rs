@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
+use crate::http;
 use crate::server::{CHUNK, ECHO, GIVE, PORTS, TAKE};
 use crate::work::{Measured, Metric, Work};
 
@@ -19,7 +20,28 @@ pub fn measure(work: Work, host: Ipv4Addr, time: Duration) -> Result<Measured> {
         Work::Upload { streams } => transfer(host, time, streams, upload),
         Work::Download { streams } => transfer(host, time, streams, download),
         Work::PingPong { bytes } => ping_pong(host, time, bytes),
+        Work::Requests { connections, exchange, is_new_each } => {
+            let took = http::client::ask(host, time, connections, exchange, is_new_each)?;
+            asked(took, time, (!is_new_each).then_some(connections))
+        }
+        Work::Streams { connections, streams } => {
+            asked(http::streams::ask(host, time, connections, streams)?, time, Some(connections))
+        }
+        Work::Idle { connections } => {
+            http::idle::keep(host, connections)?;
+            let connections = number(connections)?;
+            Ok(Measured { values: Vec::new(), connections, requests: connections, gibibytes: 0.0 })
+        }
     }
+}
+
+/// Without a number of connections there was one for each request.
+fn asked(took: Vec<Duration>, time: Duration, connections: Option<usize>) -> Result<Measured> {
+    let requests = number(took.len())?;
+    let rate = (Metric::PerSecond, requests / time.as_secs_f64());
+    let values = [quantiles(took)?, vec![rate]].concat();
+    let connections = connections.map_or(Ok(requests), number)?;
+    Ok(Measured { values, connections, requests, gibibytes: 0.0 })
 }
 
 fn connect(host: Ipv4Addr, time: Duration) -> Result<Measured> {
@@ -35,7 +57,7 @@ fn connect(host: Ipv4Addr, time: Duration) -> Result<Measured> {
         drop(stream);
     }
     let connections = number(took.len())?;
-    Ok(Measured { values: quantiles(took)?, connections, gibibytes: 0.0 })
+    Ok(Measured { values: quantiles(took)?, connections, requests: 0.0, gibibytes: 0.0 })
 }
 
 fn exchange(host: Ipv4Addr, time: Duration, threads: usize) -> Result<Measured> {
@@ -57,7 +79,7 @@ fn exchange(host: Ipv4Addr, time: Duration, threads: usize) -> Result<Measured> 
     })?;
     let connections = number(counts.iter().sum::<usize>())?;
     let rate = connections / begun.elapsed().as_secs_f64();
-    Ok(Measured { values: vec![(Metric::PerSecond, rate)], connections, gibibytes: 0.0 })
+    Ok(Measured { values: vec![(Metric::PerSecond, rate)], connections, requests: 0.0, gibibytes: 0.0 })
 }
 
 fn ping_pong(host: Ipv4Addr, time: Duration, bytes: usize) -> Result<Measured> {
@@ -75,7 +97,7 @@ fn ping_pong(host: Ipv4Addr, time: Duration, bytes: usize) -> Result<Measured> {
         took.push(begun.elapsed());
     }
     ensure!(answer == message, "the answer is not what was sent");
-    Ok(Measured { values: quantiles(took)?, connections: 1.0, gibibytes: 0.0 })
+    Ok(Measured { values: quantiles(took)?, connections: 1.0, requests: 0.0, gibibytes: 0.0 })
 }
 
 /// All streams move for the same time, which begins when they are open.
@@ -89,7 +111,7 @@ fn transfer(
     let longest = each.iter().map(|(_, took)| *took).max().context("no streams")?;
     let gibibytes = number(each.iter().map(|(bytes, _)| *bytes).sum::<u64>())? / GIBIBYTE;
     let values = vec![(Metric::GibibytesPerSecond, gibibytes / longest.as_secs_f64())];
-    Ok(Measured { values, connections: number(streams)?, gibibytes })
+    Ok(Measured { values, connections: number(streams)?, requests: 0.0, gibibytes })
 }
 
 /// How much was sent, and how long it took until all of it had arrived.

@@ -1,14 +1,16 @@
-//! The benchmark that `cargo xtask bench` runs: [`work::CASES`] times [`paths::PATHS`], side by side in one run.
+//! The benchmark that `cargo xtask bench` runs: the cases of [`work::SUITES`] times their paths, side by side in one run.
 //!
 //! A path is a way from a client to the server. What a case measures on a path counts only beside what it measures on
 //! the direct path in the same run, so every round goes through all paths, each round in another order. Nothing here
 //! passes or fails by a time.
 //!
-//! This program is also its own client and server, in processes of their own: the client has to start in a workload's
-//! cgroup.
+//! This program is also its own client and server and the bare proxy, in processes of their own: the client has to start
+//! in a workload's cgroup.
 
 mod client;
+mod http;
 mod paths;
+mod proxies;
 mod report;
 mod run;
 mod server;
@@ -20,7 +22,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use run::Length;
+use work::Suite;
 
 fn main() -> ExitCode {
     match run() {
@@ -37,18 +41,31 @@ fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *arguments.as_slice() {
-        ["run", rounds, seconds, file] => {
+        ["run", rounds, seconds, file, ref suites @ ..] => {
+            raise_limit()?;
             let length = Length { rounds: rounds.parse()?, each: work::seconds(seconds)? };
-            run::run(length, Path::new(file))
+            let named = |suite: &&Suite| suites.is_empty() || suites.contains(&suite.name);
+            let suites: Vec<_> = work::SUITES.iter().filter(named).copied().collect();
+            run::run(length, &suites, Path::new(file))
+        }
+        ["hyper", front, upstream, threads] => {
+            http::hyper::serve(front.parse()?, upstream.parse()?, threads.parse()?)
         }
         ["server", host] => server::serve(host.parse()?),
         ["client", case, host, seconds] => {
-            let case = work::CASES.iter().find(|known| known.name == case).context("no such case")?;
+            let mut cases = work::SUITES.iter().flat_map(|suite| suite.cases);
+            let case = cases.find(|known| known.name == case).context("no such case")?;
             let measured = client::measure(case.work, host.parse()?, work::seconds(seconds)?)?;
             Ok(writeln!(stdout(), "{}", serde_json::to_string(&measured)?)?)
         }
         _ => bail!(
-            "usage: bench run ROUNDS SECONDS FILE; `cargo xtask bench` builds what this needs and runs it"
+            "usage: bench run ROUNDS SECONDS FILE [SUITE..]; `cargo xtask bench` builds what this needs and runs it"
         ),
     }
+}
+
+/// For everything that is started from here: thousands of connections are open at once.
+fn raise_limit() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }

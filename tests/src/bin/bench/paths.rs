@@ -1,9 +1,9 @@
 //! The ways from a client to the server, and what stands on them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use redial_tests::agent::{Agent, Options};
 use redial_tests::cgroup::Cgroup;
 use redial_tests::world::{SERVER_V4, World};
-use tempfile::TempDir;
 
-use crate::server::PORTS;
-use crate::work::{Case, Measured};
+use crate::proxies::{Kind, POLICY, Process, Proxy};
+use crate::work::{Case, Done, Measured, Metric, Work};
 
-const PATIENCE: Duration = Duration::from_secs(30);
 /// A proxy that spends less than a tick in this time is idle.
 const QUIET: Duration = Duration::from_millis(50);
 const SETTLING: Duration = Duration::from_secs(3);
@@ -34,24 +32,37 @@ enum Via {
     Redial {
         handshake: &'static str,
     },
-    /// An explicit proxy: its clients connect to it, at an address of their own loopback.
-    HaProxy {
+    /// As above, with a policy for requests and without an access log.
+    RedialHttp {
+        handshake: &'static str,
+    },
+    Proxy {
+        kind: Kind,
         front: Ipv4Addr,
-        options: &'static str,
     },
 }
 
-/// The first is the one that all others are compared with.
-pub const PATHS: &[Path] = &[
+pub const TCP_PATHS: &[Path] = &[
     Path { name: "direct", via: Via::Nothing },
     Path { name: "redial eager", via: Via::Redial { handshake: "eager" } },
     Path { name: "redial held", via: Via::Redial { handshake: "held" } },
-    Path { name: "haproxy", via: Via::HaProxy { front: Ipv4Addr::LOCALHOST, options: "" } },
-    Path {
-        name: "haproxy splice",
-        via: Via::HaProxy { front: Ipv4Addr::new(127, 0, 0, 2), options: "option splice-auto" },
-    },
+    proxy("haproxy", Kind::HaProxyTcp(""), 1),
+    proxy("haproxy splice", Kind::HaProxyTcp("option splice-auto"), 2),
 ];
+
+pub const HTTP_PATHS: &[Path] = &[
+    Path { name: "direct", via: Via::Nothing },
+    Path { name: "redial eager", via: Via::RedialHttp { handshake: "eager" } },
+    Path { name: "redial held", via: Via::RedialHttp { handshake: "held" } },
+    proxy("bare hyper", Kind::Hyper, 3),
+    proxy("envoy", Kind::Envoy, 4),
+    proxy("haproxy", Kind::HaProxy, 5),
+    proxy("nginx", Kind::Nginx, 6),
+];
+
+const fn proxy(name: &'static str, kind: Kind, last: u8) -> Path {
+    Path { name, via: Via::Proxy { kind, front: Ipv4Addr::new(127, 0, 0, last) } }
+}
 
 /// A path with everything on it running.
 #[derive(Debug)]
@@ -64,12 +75,8 @@ pub struct Open {
 enum Running {
     Nothing,
     Redial { agent: Agent, cgroup: Cgroup },
-    HaProxy { process: Process, front: Ipv4Addr, _files: TempDir },
+    Proxy(Proxy),
 }
-
-/// Killed when dropped.
-#[derive(Debug)]
-pub struct Process(Child);
 
 /// Starts the server that all paths lead to.
 pub fn start_server(world: &World) -> Result<Process> {
@@ -87,43 +94,32 @@ impl Path {
     pub fn open(self, world: &World) -> Result<Open> {
         let proxy = match self.via {
             Via::Nothing => Running::Nothing,
-            Via::Redial { handshake } => {
-                let cgroup = Cgroup::new(&format!("bench-{handshake}"))?;
-                world.pause(&cgroup)?;
-                let options = Options { arguments: &["--handshake", handshake], ..Options::default() };
-                Running::Redial { agent: Agent::start_with(&[&cgroup], &options)?, cgroup }
+            Via::Redial { handshake } => Running::redial(world, handshake, &Options::default())?,
+            Via::RedialHttp { handshake } => {
+                let options = Options { config: Some(POLICY), has_no_access_log: true, ..Options::default() };
+                Running::redial(world, handshake, &options)?
             }
-            Via::HaProxy { front, options } => start_haproxy(world, front, options)?,
+            Via::Proxy { kind, front } => Running::Proxy(kind.start(world, front)?),
         };
         Ok(Open { path: self, proxy })
     }
 }
 
-fn start_haproxy(world: &World, front: Ipv4Addr, options: &str) -> Result<Running> {
-    let [first, .., last] = PORTS;
-    // A server without a port is connected to at the port that the client chose.
-    let config = format!(
-        "global\n  maxconn 1000\n\
-         defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n\
-         listen bench\n  bind {front}:{first}-{last}\n  {options}\n  server upstream {SERVER_V4}\n"
-    );
-    let files = TempDir::new()?;
-    let file = files.path().join("haproxy.cfg");
-    fs::write(&file, config)?;
-    let log = File::create(files.path().join("log"))?;
-    let program = if fs::exists("/usr/sbin/haproxy")? { "/usr/sbin/haproxy" } else { "haproxy" };
-    let mut command = Command::new(program);
-    command.args(["-db", "-f"]).arg(file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let mut process = Process(world.pod.spawn(&mut command).context("`cargo xtask setup` installs haproxy")?);
-    let deadline = Instant::now() + PATIENCE;
-    while world.pod.run(|| Ok(TcpStream::connect(SocketAddr::from((front, first)))?)).is_err() {
-        let ended = process.0.try_wait()?.is_some();
-        if ended || Instant::now() > deadline {
-            anyhow::bail!("haproxy does not listen: {}", fs::read_to_string(files.path().join("log"))?);
-        }
-        sleep(Duration::from_millis(10));
+impl Running {
+    fn redial(world: &World, handshake: &str, options: &Options<'_>) -> Result<Self> {
+        let cgroup = Cgroup::new(&format!("bench-{handshake}"))?;
+        world.pause(&cgroup)?;
+        let options = Options { arguments: &["--handshake", handshake], ..*options };
+        Ok(Self::Redial { agent: Agent::start_with(&[&cgroup], &options)?, cgroup })
     }
-    Ok(Running::HaProxy { process, front, _files: files })
+
+    fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Nothing => None,
+            Self::Redial { agent, .. } => Some(agent.pid()),
+            Self::Proxy(proxy) => Some(proxy.process.0.id()),
+        }
+    }
 }
 
 impl Open {
@@ -133,29 +129,50 @@ impl Open {
         let (mut command, host) = match &self.proxy {
             Running::Nothing => (Command::new(program), SERVER_V4),
             Running::Redial { cgroup, .. } => (cgroup.command(program), SERVER_V4),
-            Running::HaProxy { front, .. } => (Command::new(program), *front),
+            Running::Proxy(proxy) => (Command::new(program), proxy.front),
         };
         command.args(["client", case.name, &host.to_string(), &time.as_secs_f64().to_string()]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let before = self.cpu_seconds()?;
-        let client = world.pod.spawn(command.stdout(Stdio::piped()).stderr(Stdio::inherit()))?;
+        let machine_before = machine_seconds()?;
+        let memory_before = self.memory_kib()?;
+        let mut client = world.pod.spawn(&mut command)?;
+        let mut grown = None;
+        if matches!(case.work, Work::Idle { .. }) {
+            let mut line = String::new();
+            BufReader::new(client.stdout.as_mut().context("no stdout")?).read_line(&mut line)?;
+            ensure!(line == "kept\n", "the client said: {line}");
+            grown = self.memory_kib()?.zip(memory_before).map(|(now, before)| now - before);
+        }
         let output = client.wait_with_output()?;
+        let machine = machine_seconds()? - machine_before;
         let after = self.settled_cpu_seconds()?;
         ensure!(output.status.success(), "the client failed: {}", output.status);
         let mut measured: Measured = serde_json::from_slice(&output.stdout).context("the client's result")?;
         if let Some((before, after)) = before.zip(after) {
             measured.values.extend(measured.cpu(case.work, after - before));
         }
+        if matches!(case.work, Work::Requests { .. } | Work::Streams { .. }) {
+            measured.values.push((Metric::MachineMicrosecondsPerRequest, machine * 1e6 / measured.requests));
+        }
+        if let Some(grown) = grown {
+            measured.values.push((Metric::KibibytesPerConnection, grown / measured.connections));
+        }
         Ok(measured)
     }
 
-    /// Fails if redial did not make as many connections as the clients did: then the numbers are those of something
-    /// else, for redial lets a client through where it cannot help it.
-    pub fn check(&self, connections: f64) -> Result<()> {
+    /// Fails if redial did not make as many connections as the clients did, or did not see as many requests: then the
+    /// numbers are those of something else, for redial lets through what it cannot help.
+    pub fn check(&self, done: Done) -> Result<()> {
         let Running::Redial { agent, .. } = &self.proxy else { return Ok(()) };
-        let made = agent.metrics()?.sum("redial_connection_attempts_total", &[("outcome", "connected")]);
+        let metrics = agent.metrics()?;
+        let made = metrics.sum("redial_connection_attempts_total", &[("outcome", "connected")]);
+        let seen = metrics.sum("redial_requests_total", &[("status", "2xx")]);
+        let Done { connections, requests } = done;
         ensure!(
-            made >= connections,
-            "{}: of {connections} connections of its clients, {made} were made to the server",
+            made >= connections && seen >= requests,
+            "{}: of {connections} connections of its clients, {made} were made to the server, and of {requests} \
+             requests, {seen} were seen",
             self.path.name
         );
         Ok(())
@@ -177,26 +194,49 @@ impl Open {
         Ok(spent)
     }
 
-    /// What the proxy has spent so far, in user and kernel.
+    /// What the proxy has spent so far, in user and kernel, and the processes that it has started.
     fn cpu_seconds(&self) -> Result<Option<f64>> {
-        let pid = match &self.proxy {
-            Running::Nothing => return Ok(None),
-            Running::Redial { agent, .. } => agent.pid(),
-            Running::HaProxy { process, .. } => process.0.id(),
-        };
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the proxy has ended")?;
-        // The name, in brackets, may have blanks in it; utime and stime are the 14th and 15th field.
-        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat")?;
-        let ticks: Vec<u32> =
-            fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-        // USER_HZ is 100 on every architecture that Rust's standard library runs on.
-        Ok(Some(f64::from(ticks.iter().sum::<u32>()) / 100.0))
+        let Some(pid) = self.proxy.pid() else { return Ok(None) };
+        processes(pid)?.into_iter().map(cpu_seconds).sum::<Result<f64>>().map(Some)
+    }
+
+    /// What of them is in memory and theirs alone.
+    fn memory_kib(&self) -> Result<Option<f64>> {
+        let Some(pid) = self.proxy.pid() else { return Ok(None) };
+        processes(pid)?.into_iter().map(memory_kib).sum::<Result<f64>>().map(Some)
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
+fn processes(pid: u32) -> Result<Vec<u32>> {
+    let children =
+        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).context("the proxy has ended")?;
+    let children = children.split_whitespace().map(|child| Ok(child.parse()?));
+    std::iter::once(Ok(pid)).chain(children).collect()
+}
+
+fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the proxy has ended")?;
+    // The name, in brackets, may have blanks in it; utime and stime are the 14th and 15th field.
+    let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat")?;
+    seconds(fields.split_whitespace().skip(11).take(2))
+}
+
+/// What all processors have spent so far on anything.
+fn machine_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let all = stat.lines().next().context("/proc/stat")?;
+    // user, nice, system, idle, iowait, irq, softirq
+    let fields = all.split_whitespace().skip(1).take(7).enumerate();
+    seconds(fields.filter(|(index, _)| !matches!(index, 3 | 4)).map(|(_, ticks)| ticks))
+}
+
+/// USER_HZ is 100 on every architecture that Rust's standard library runs on.
+fn seconds<'a>(ticks: impl Iterator<Item = &'a str>) -> Result<f64> {
+    ticks.map(|ticks| Ok(ticks.parse::<f64>()? / 100.0)).sum()
+}
+
+fn memory_kib(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the proxy has ended")?;
+    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
+    Ok(anonymous.trim().trim_end_matches(" kB").parse()?)
 }

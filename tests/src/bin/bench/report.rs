@@ -9,16 +9,17 @@ use std::thread::available_parallelism;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::paths::{PATHS, Path};
+use crate::paths::Path;
 use crate::run::Length;
-use crate::work::{CASES, Case, Measured, Metric};
+use crate::work::{Case, Measured, Metric, Suite};
 
 const LABEL: usize = 34;
 const COLUMN: usize = 20;
 
-/// The values of all rounds, by case, metric and path.
-#[derive(Debug, Default)]
+/// The values of all rounds of a suite, by case, metric and path.
+#[derive(Debug)]
 pub struct Report {
+    suite: Suite,
     rows: BTreeMap<(&'static str, Metric), BTreeMap<&'static str, Vec<f64>>>,
 }
 
@@ -51,6 +52,10 @@ struct Row {
 }
 
 impl Report {
+    pub fn new(suite: Suite) -> Self {
+        Self { suite, rows: BTreeMap::new() }
+    }
+
     pub fn add(&mut self, case: &Case, path: Path, measured: &Measured) {
         for (metric, value) in &measured.values {
             let row = self.rows.entry((case.name, *metric)).or_default();
@@ -58,39 +63,41 @@ impl Report {
         }
     }
 
-    pub fn json(&self, length: Length) -> Result<String> {
-        let Length { rounds, each } = length;
-        let document = Document {
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-            processors: available_parallelism()?.get(),
-            rounds,
-            seconds: each.as_secs_f64(),
-            rows: self.rows()?,
-        };
-        Ok(serde_json::to_string_pretty(&document)? + "\n")
-    }
-
     /// In the order of the cases.
     fn rows(&self) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
-        for case in CASES {
+        for case in self.suite.cases {
             for ((name, metric), paths) in &self.rows {
                 if *name == case.name {
-                    let paths = cells(paths)?;
+                    let paths = self.cells(paths)?;
                     rows.push(Row { case: case.name, metric: *metric, unit: metric.unit(), paths });
                 }
             }
         }
         Ok(rows)
     }
+
+    fn cells(&self, paths: &BTreeMap<&'static str, Vec<f64>>) -> Result<BTreeMap<&'static str, Cell>> {
+        let direct = match paths.get(self.suite.paths[0].name) {
+            Some(values) => Some(Cell::of(values, None)?.median),
+            None => None,
+        };
+        paths.iter().map(|(path, values)| Ok((*path, Cell::of(values, direct)?))).collect()
+    }
 }
 
-fn cells(paths: &BTreeMap<&'static str, Vec<f64>>) -> Result<BTreeMap<&'static str, Cell>> {
-    let direct = match paths.get(PATHS[0].name) {
-        Some(values) => Some(Cell::of(values, None)?.median),
-        None => None,
+/// All of a run, for a program to read.
+pub fn json(reports: &[Report], length: Length) -> Result<String> {
+    let Length { rounds, each } = length;
+    let rows = reports.iter().map(Report::rows).collect::<Result<Vec<_>>>()?;
+    let document = Document {
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        processors: available_parallelism()?.get(),
+        rounds,
+        seconds: each.as_secs_f64(),
+        rows: rows.into_iter().flatten().collect(),
     };
-    paths.iter().map(|(path, values)| Ok((*path, Cell::of(values, direct)?))).collect()
+    Ok(serde_json::to_string_pretty(&document)? + "\n")
 }
 
 impl Cell {
@@ -106,13 +113,13 @@ impl Cell {
 /// Two lines a row: medians with their ratios to the direct path, and below them the least and the greatest.
 pub fn print(report: &Report) -> Result<()> {
     let mut text = format!("{:LABEL$}", "");
-    for path in PATHS {
+    for path in report.suite.paths {
         write!(text, "{:>COLUMN$}", path.name)?;
     }
     text.push('\n');
     for row in report.rows()? {
         let (mut medians, mut spreads) = (String::new(), String::new());
-        for path in PATHS {
+        for path in report.suite.paths {
             let (median, spread) = match row.paths.get(path.name) {
                 Some(cell) => (
                     format!(

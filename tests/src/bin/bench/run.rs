@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use redial_tests::world::World;
 
-use crate::paths::{self, Open, PATHS};
-use crate::report::{Report, print};
-use crate::work::CASES;
+use crate::paths::{self, Open};
+use crate::report::{Report, json, print};
+use crate::work::{Done, Suite, Work};
 
 /// How long a run takes.
 #[derive(Clone, Copy, Debug)]
@@ -20,29 +20,42 @@ pub struct Length {
     pub each: Duration,
 }
 
-pub fn run(length: Length, file: &Path) -> Result<()> {
+pub fn run(length: Length, suites: &[Suite], file: &Path) -> Result<()> {
     let world = World::new("bench")?;
     // The ports of closed connections are lent again after a second. That and more of them to begin with let a busy
     // client go on; redial's own listener is above them.
     world.pod.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
     world.pod.sysctl("net/ipv4/ip_local_port_range", "10000 60999")?;
+    // Where memory is measured, thousands connect at once.
+    for netns in [&world.pod, &world.server] {
+        netns.sysctl("net/core/somaxconn", "8192")?;
+    }
     let _server = paths::start_server(&world)?;
-    let open = PATHS.iter().map(|path| path.open(&world)).collect::<Result<Vec<Open>>>()?;
+    let reports = suites.iter().map(|suite| measure(*suite, length, &world)).collect::<Result<Vec<_>>>()?;
+    fs::write(file, json(&reports, length)?).with_context(|| format!("writing {}", file.display()))
+}
 
-    let mut report = Report::default();
-    let mut connections = vec![0.0; open.len()];
+fn measure(suite: Suite, length: Length, world: &World) -> Result<Report> {
+    let open = suite.paths.iter().map(|path| path.open(world)).collect::<Result<Vec<Open>>>()?;
+    let mut report = Report::new(suite);
+    let mut done = vec![Done::default(); open.len()];
     for round in 0..length.rounds {
-        writeln!(stderr(), "round {} of {}", round + 1, length.rounds)?;
-        for case in CASES {
+        writeln!(stderr(), "{}, round {} of {}", suite.name, round + 1, length.rounds)?;
+        for case in suite.cases {
+            // Memory that was used before and is free again would hide what is used now.
+            if round > 0 && matches!(case.work, Work::Idle { .. }) {
+                continue;
+            }
             for turn in 0..open.len() {
                 let index = (round + turn) % open.len();
-                let measured = open[index].measure(&world, case, length.each)?;
-                connections[index] += measured.connections;
+                let what = || format!("{} on {}", case.name, open[index].path.name);
+                let measured = open[index].measure(world, case, length.each).with_context(what)?;
+                done[index].add(&measured);
                 report.add(case, open[index].path, &measured);
             }
         }
     }
     print(&report)?;
-    fs::write(file, report.json(length)?).with_context(|| format!("writing {}", file.display()))?;
-    open.iter().zip(connections).try_for_each(|(open, connections)| open.check(connections))
+    open.iter().zip(done).try_for_each(|(open, done)| open.check(done))?;
+    Ok(report)
 }

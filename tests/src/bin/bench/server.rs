@@ -6,6 +6,8 @@ use std::{io, thread};
 
 use anyhow::Result;
 
+use crate::http;
+
 /// Everything goes round these ports, so that no path runs out of client ports before the kernel lends them again.
 pub const PORTS: [u16; 4] = [7000, 7001, 7002, 7003];
 
@@ -35,6 +37,7 @@ pub fn serve(host: Ipv4Addr) -> Result<()> {
                 scope.spawn(|| accept(listener));
             }
         }
+        http::server::start(host)?;
         Ok(writeln!(stdout(), "listening")?)
     })
 }
