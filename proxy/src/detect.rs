@@ -23,6 +23,17 @@ pub enum Detected {
     Unknown,
 }
 
+/// How many of a server's bytes tell [`begins_as_http2`].
+pub const HTTP2_SETTINGS: usize = 9;
+
+/// Whether these are the first bytes of an HTTP/2 server. Many send their settings as soon as there is a connection,
+/// without waiting for a client that has not said yet what it speaks.
+#[must_use]
+pub fn begins_as_http2(server: &[u8]) -> bool {
+    // The head of a SETTINGS frame, of stream 0 and without flags (RFC 9113, section 6.5).
+    matches!(server, [0, 0, length, 4, 0, 0, 0, 0, 0] if length % 6 == 0)
+}
+
 /// How HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 

@@ -100,6 +100,17 @@ fn broken_hellos_are_tls_that_says_nothing() {
     assert_eq!(detect(b"\x16\x03\x01\x00\x00"), nothing, "an empty record");
 }
 
+#[test]
+fn an_http2_server_is_told_from_others_that_speak_first() {
+    assert!(begins_as_http2(&[0, 0, 0, 4, 0, 0, 0, 0, 0]));
+    assert!(begins_as_http2(&[0, 0, 18, 4, 0, 0, 0, 0, 0]));
+    assert!(!begins_as_http2(&[0, 0, 18, 4, 1, 0, 0, 0, 0]), "an acknowledgement");
+    assert!(!begins_as_http2(&[0, 0, 18, 4, 0, 0, 0, 0, 1]), "of a stream");
+    assert!(!begins_as_http2(&[0, 0, 7, 4, 0, 0, 0, 0, 0]), "of no whole settings");
+    assert!(!begins_as_http2(b"SSH-2.0-O"));
+    assert!(!begins_as_http2(b""));
+}
+
 fn nearly_known() -> impl Strategy<Value = Vec<u8>> {
     let hello = client_hello(Some("a.test"), &["h2"], 40);
     let line = b"OPTIONS * HTTP/1.1\r\n".to_vec();

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -18,7 +18,7 @@ use super::replay::Buffers;
 use super::session::{Connected, Session};
 use super::wire::Wire;
 use super::{h1, h2};
-use crate::detect::{Detected, detect};
+use crate::detect::{Detected, HTTP2_SETTINGS, begins_as_http2, detect};
 use crate::endpoint::Choice;
 use crate::observe::{DetectedProtocol as Counted, Metrics, Observer};
 use crate::policy::{HttpPolicy, Policy, Protocol};
@@ -168,9 +168,14 @@ fn poll_first(
         Poll::Ready(Err(_)) => return Poll::Ready(First::ClientReset),
         Poll::Pending => {}
     }
-    match upstream.map(|upstream| upstream.poll_read_ready(cx)) {
-        Some(Poll::Ready(_)) => Poll::Ready(First::Upstream),
-        Some(Poll::Pending) | None => Poll::Pending,
+    let Some(upstream) = upstream else { return Poll::Pending };
+    let mut first = [0; HTTP2_SETTINGS];
+    let mut first = ReadBuf::new(&mut first);
+    match upstream.poll_peek(cx, &mut first) {
+        // A server that begins like this does not wait for the client, but says nothing before it either.
+        Poll::Ready(Ok(_)) if begins_as_http2(first.filled()) => Poll::Pending,
+        Poll::Ready(_) => Poll::Ready(First::Upstream),
+        Poll::Pending => Poll::Pending,
     }
 }
 
@@ -216,5 +221,44 @@ impl Http {
             origin: self.observer.requests_of(self.workload, self.destination, self.policy_name),
             observer: self.observer,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::observe::Metrics;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (stream, listener.accept().await.unwrap().0)
+    }
+
+    /// What a connection is whose server speaks first, and whose client speaks HTTP/2 after that.
+    async fn spoken_after(server_says: &[u8]) -> Spoken {
+        let (mut application, mut client) = pair().await;
+        let (upstream, mut server) = pair().await;
+        server.write_all(server_says).await.unwrap();
+        upstream.readable().await.unwrap();
+        let (mut read, mut sni, metrics) = (BytesMut::new(), None, Metrics::new(Default::default));
+        let detected = detected(&mut client, Some(&upstream), Protocol::Auto, &mut read, &mut sni, &metrics);
+        let (spoken, written) =
+            tokio::join!(biased; detected, application.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+        written.unwrap();
+        spoken
+    }
+
+    #[tokio::test]
+    async fn a_server_that_sends_its_settings_first_speaks_http2() {
+        let spoken = spoken_after(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100]).await;
+        assert!(matches!(spoken, Spoken::Http2));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_greets_is_left_alone() {
+        assert!(matches!(spoken_after(b"220 mail.test ESMTP\r\n").await, Spoken::Other));
     }
 }
