@@ -12,3 +12,6 @@ pub mod h2;
 pub mod replay;
 pub mod session;
 pub mod wire;
+
+#[cfg(test)]
+mod tests;
