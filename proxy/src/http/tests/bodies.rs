@@ -244,6 +244,24 @@ fn an_early_response_goes_to_the_client_while_the_body_comes() {
     });
 }
 
+/// A reset would take the response away from a client that has not read it yet.
+#[test]
+fn an_early_response_that_closes_reaches_a_client_that_still_sends() {
+    let refusal = "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno";
+    paused(async {
+        let mut rig = Setup::new(retried()).start();
+        rig.client.says(put(600) + "abc").await;
+        let mut upstream = rig.accept().await;
+        upstream.hears(put(600) + "abc").await;
+        upstream.says(refusal).await;
+        upstream.stream.close();
+        tokio::time::sleep(ms(500)).await;
+        rig.client.says("more").await;
+        rig.client.hears(refusal).await;
+        rig.client.sees_end().await;
+    });
+}
+
 #[test]
 fn an_early_bad_response_is_retried_with_what_has_come() {
     paused(async {
