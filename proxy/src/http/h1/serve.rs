@@ -332,7 +332,9 @@ impl<S: Wire> Request for Asked<'_, '_, S> {
             match ready!(self.client.poll_read(cx, READ)) {
                 Ok(0) => {
                     self.client.has_ended = true;
-                    return Poll::Ready(Gone::HalfClosed);
+                    // What has come after this request is still to be passed on.
+                    let is_last = self.client.read.is_empty();
+                    return if is_last { Poll::Ready(Gone::HalfClosed) } else { Poll::Pending };
                 }
                 Ok(_) => {}
                 Err(_) => return Poll::Ready(Gone::Gone),

@@ -139,6 +139,28 @@ fn requests_in_one_write_are_answered_in_order_with_a_retry_among_them() {
     });
 }
 
+/// The end that is seen is that of the last request, not of the first.
+#[test]
+fn requests_before_the_client_s_end_are_all_tried_as_ever() {
+    paused(async {
+        let (mut rig, mut first) = Setup::new(defaults()).start_connected();
+        rig.client.says([GET, GET, GET].concat()).await;
+        rig.client.stream.finish();
+        first.hears(GET).await;
+        first.says(BAD).await;
+        first.hears(GET).await;
+        first.says(OK).await;
+        first.hears(GET).await;
+        first.says(OK).await;
+        first.hears(GET).await;
+        first.says(OK).await;
+        rig.client.hears([OK, OK, OK].concat()).await;
+        rig.client.sees_end().await;
+        first.sees_end().await;
+        rig.no_dial().await;
+    });
+}
+
 #[test]
 fn a_half_closed_client_gets_its_response() {
     paused(async {
