@@ -125,6 +125,8 @@ impl<R: Request> Exchange<'_, R> {
     async fn run(&mut self) -> Ended {
         self.made = self.plan.prior.failed;
         if let Some(outcome) = self.plan.prior.gave_up {
+            // What has come of the request is not the next one's.
+            let _ = poll_fn(|cx| Poll::Ready(self.poll_client(cx, 0))).await;
             let failed = Outcome::Failed { progress: Progress::NotSent, cause: Cause::Connect(outcome) };
             if let Some(why) = self.concluded(None, &failed) {
                 let answer = Answer::failed(Cause::Connect(outcome), self.made > 1);

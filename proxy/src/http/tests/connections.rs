@@ -389,3 +389,27 @@ fn connects_that_failed_before_the_request_count() {
         });
     }
 }
+
+#[test]
+fn connects_that_were_given_up_are_answered_with_503() {
+    use crate::http::exchange::Prior;
+    paused(async {
+        let prior = Prior { failed: 3, gave_up: Some(AttemptOutcome::Refused) };
+        let mut rig = Setup { prior, ..Setup::new(defaults()) }.start();
+        rig.client.says(GET).await;
+        let head = rig.client.head().await;
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        let text = "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: \
+                    remote connection failure, transport failure reason: delayed connect error: Connection refused";
+        rig.client.hears(text).await;
+        assert_eq!(rig.failures(), ["attempts-exhausted"]);
+        // The client was not told that the connection ends, so it does not.
+        assert!(!head.contains("close"), "{head}");
+        rig.client.hears_nothing_for(ms(10_000)).await;
+        rig.client.says(GET).await;
+        let mut upstream = rig.accept().await;
+        upstream.hears(GET).await;
+        upstream.says(OK).await;
+        rig.client.hears(OK).await;
+    });
+}
