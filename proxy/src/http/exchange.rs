@@ -357,6 +357,10 @@ impl<R: Request> Exchange<'_, R> {
             Next::Final(why) => return Some(why),
             Next::Retry { after, condition } => {
                 self.retry_at = Some((Instant::now() + after, after));
+                self.was_timeout = matches!(
+                    outcome,
+                    Outcome::Failed { cause: Cause::PerTryTimeout | Cause::PerTryIdleTimeout, .. }
+                );
                 Some(condition)
             }
             Next::Wait => None,
@@ -438,7 +442,6 @@ impl<R: Request> Exchange<'_, R> {
 
     async fn failed(&mut self, index: usize, progress: Progress, cause: Cause) -> Option<Ended> {
         let outcome = Outcome::Failed { progress, cause };
-        self.was_timeout = matches!(cause, Cause::PerTryTimeout | Cause::PerTryIdleTimeout);
         let why = self.concluded(Some(index), &outcome)?;
         self.leave(index, RequestOutcome::from(&outcome), None);
         let answer = match cause {

@@ -149,6 +149,7 @@ fn every_attempt_says_which_it_is_and_how_much_time_it_has() {
         // What is left of all the time.
         let left: u64 = value(&head, "x-envoy-expected-rq-timeout-ms").unwrap().parse().unwrap();
         assert!((1_000..=1_100).contains(&left), "{left}");
+        assert_eq!(value(&head, "x-envoy-is-timeout-retry"), None, "the attempt before it was answered");
         second.says("HTTP/1.1 200 OK\r\nX-Envoy-Attempt-Count: 9\r\nContent-Length: 2\r\n\r\nok").await;
         let head = rig.client.head().await;
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
