@@ -136,7 +136,8 @@ impl Agent {
         workloads: &[Cgroup],
     ) -> Result<Self, AgentError> {
         let policy_files = Fingerprint::of(&settings.config);
-        let table = dialect::load(&settings.config)?;
+        let dialect::Loaded { table, notes } = dialect::load(&settings.config)?;
+        tell(&notes);
         let resolver = endpoint::resolver(&settings.resolv_conf)?;
         let metrics = match settings.metrics {
             Some(address) => bind_metrics(address, workloads).await?,
@@ -283,7 +284,10 @@ impl Agent {
     pub fn reload(&mut self) {
         self.policy_files = Fingerprint::of(&self.settings.config);
         match dialect::load(&self.settings.config) {
-            Ok(table) => self.node.set_table(table),
+            Ok(dialect::Loaded { table, notes }) => {
+                self.node.set_table(table);
+                tell(&notes);
+            }
             Err(error) => self.node.refuse_table(&error.to_string()),
         }
         // Not awaited: connections do not wait for DNS.
@@ -355,6 +359,13 @@ impl Agent {
         };
         // Whoever asked may have gone.
         let _ = answer.send(reply);
+    }
+}
+
+/// Policies that are in force may still not do what their authors meant.
+fn tell(notes: &[dialect::Note]) {
+    for dialect::Note { code, file, line, field, message } in notes {
+        tracing::warn!(%code, file = %file.display(), line, field, "{message}");
     }
 }
 

@@ -34,7 +34,7 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => exit(arguments.run(), FAILURE),
         Command::Exec(arguments) => exit(arguments.run(), exec::FAILURE),
-        Command::Check(arguments) => exit(arguments.run(), FAILURE),
+        Command::Check(arguments) => arguments.run(),
         Command::Status(arguments) => exit(arguments.run(), FAILURE),
     }
 }

@@ -1,6 +1,6 @@
-//! Reading a document field by field, and gathering what is wrong with it.
+//! Reading a document field by field, and gathering what is wrong with it and what is to be said of it.
 //!
-//! A reader returns what it read, or none after it has noted a [`Problem`]: so a caller goes on to the next field, and
+//! A reader returns what it read, or none after it has told a [`Problem`]: so a caller goes on to the next field, and
 //! everything wrong with a document is told at once.
 
 use std::borrow::Cow;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::duration::{self, DurationError};
+use super::note::{Code, Note};
 use super::size;
 use super::tree::{Key, Node, Value};
 
@@ -25,11 +26,21 @@ pub struct Problem {
     pub message: String,
 }
 
-/// The problems of one file so far.
+/// The problems of one file so far, and the notes, which do no harm.
 #[derive(Debug)]
 pub(super) struct Problems {
     file: Arc<Path>,
     list: Vec<Problem>,
+    notes: Vec<Note>,
+}
+
+/// Where a document says something, or would say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Of what is said, or of the section that it would belong to.
+    pub(super) line: u64,
+    pub(super) field: String,
+    pub(super) is_said: bool,
 }
 
 /// A value, and the path that leads to it.
@@ -49,19 +60,25 @@ pub(super) struct Map<'a> {
 
 impl Problems {
     pub(super) fn new(file: Arc<Path>) -> Self {
-        Self { file, list: Vec::new() }
+        Self { file, list: Vec::new(), notes: Vec::new() }
     }
 
     pub(super) fn file(&self) -> &Arc<Path> {
         &self.file
     }
 
-    /// The value, if nothing at all was wrong.
-    pub(super) fn none_or<T>(self, value: T) -> Result<T, Vec<Problem>> {
-        if self.list.is_empty() { Ok(value) } else { Err(self.list) }
+    /// The notes in the order of the file, if nothing at all was wrong.
+    pub(super) fn none_or_notes(mut self) -> Result<Vec<Note>, Vec<Problem>> {
+        self.notes.sort_by_key(|note| note.line);
+        if self.list.is_empty() { Ok(self.notes) } else { Err(self.list) }
     }
 
-    fn note(&mut self, line: u64, path: &str, message: String) {
+    pub(super) fn note(&mut self, code: Code, place: Place, message: String) {
+        let Place { line, field, .. } = place;
+        self.notes.push(Note { code, file: Arc::clone(&self.file), line, field, message });
+    }
+
+    fn add(&mut self, line: u64, path: &str, message: String) {
         let field = (!path.is_empty()).then(|| path.to_owned());
         self.list.push(Problem { file: Arc::clone(&self.file), line: Some(line), field, message });
     }
@@ -90,7 +107,7 @@ impl<'a> Field<'a> {
         let map = self.map(problems)?;
         for (key, _) in map.entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
             let message = format!("there is no such field; there are {}", known.join(", "));
-            problems.note(key.line, &below(&map.path, &key.name), message);
+            problems.add(key.line, &below(&map.path, &key.name), message);
         }
         Some(map)
     }
@@ -101,11 +118,45 @@ impl<'a> Field<'a> {
             Value::List(items) if items.is_empty() => {
                 self.problem("the list is empty; leave the field out for its default", problems)
             }
-            Value::List(items) => {
-                let item = |(index, node)| Field { path: format!("{}[{index}]", self.path), node };
-                Some(items.iter().enumerate().map(item).collect())
-            }
+            Value::List(items) => Some(self.each(items).collect()),
             _ => self.expected(&"a list", problems),
+        }
+    }
+
+    /// The item of a list that is this word.
+    pub(super) fn item(&self, word: &str) -> Option<Field<'a>> {
+        match &self.node.value {
+            Value::List(items) => self.each(items).find(|item| item.word().as_deref() == Some(word)),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Whole(_)
+            | Value::Decimal(_)
+            | Value::Text(_)
+            | Value::Map(_) => None,
+        }
+    }
+
+    /// What these keys lead to, one below the other, as far as they are there.
+    pub(super) fn place(&self, keys: &[&str]) -> Place {
+        let [first, rest @ ..] = keys else {
+            return Place { line: self.node.line, field: self.path.clone(), is_said: true };
+        };
+        let Some(child) = self.child(first) else {
+            let field = keys.iter().fold(self.path.clone(), |path, key| below(&path, key));
+            return Place { line: self.node.line, field, is_said: false };
+        };
+        child.place(rest)
+    }
+
+    pub(super) fn child(&self, key: &str) -> Option<Field<'a>> {
+        match &self.node.value {
+            Value::Map(entries) => child(&self.path, entries, key),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Whole(_)
+            | Value::Decimal(_)
+            | Value::Text(_)
+            | Value::List(_) => None,
         }
     }
 
@@ -189,6 +240,11 @@ impl<'a> Field<'a> {
         self.any_duration().map_or_else(|error| self.expected_since(expected, &error, problems), Some)
     }
 
+    fn each(&self, items: &'a [Node]) -> impl Iterator<Item = Field<'a>> {
+        let item = |(index, node)| Field { path: format!("{}[{index}]", self.path), node };
+        items.iter().enumerate().map(item)
+    }
+
     fn any_duration(&self) -> Result<Duration, DurationError> {
         let text = match &self.node.value {
             Value::Text(text) => text,
@@ -205,7 +261,7 @@ impl<'a> Field<'a> {
         made.map_or_else(|error| self.problem(error.to_string(), problems), Some)
     }
 
-    /// Notes that something else was expected here.
+    /// Tells that something else was expected here.
     pub(super) fn expected<T>(&self, what: &dyn Display, problems: &mut Problems) -> Option<T> {
         self.problem(format!("expected {what}, found {self}"), problems)
     }
@@ -214,23 +270,22 @@ impl<'a> Field<'a> {
         self.problem(format!("expected {what}, found {self}: {why}"), problems)
     }
 
-    /// Notes a problem here.
+    /// Tells a problem here.
     pub(super) fn problem<T>(&self, message: impl Into<String>, problems: &mut Problems) -> Option<T> {
-        problems.note(self.node.line, &self.path, message.into());
+        problems.add(self.node.line, &self.path, message.into());
         None
     }
 }
 
 impl<'a> Map<'a> {
     pub(super) fn get(&self, name: &str) -> Option<Field<'a>> {
-        let (_, node) = self.entries.iter().find(|(key, _)| key.name == name)?;
-        Some(Field { path: below(&self.path, name), node })
+        child(&self.path, self.entries, name)
     }
 
     pub(super) fn required(&self, name: &str, problems: &mut Problems) -> Option<Field<'a>> {
         let field = self.get(name);
         if field.is_none() {
-            problems.note(self.line, &below(&self.path, name), "the field is required".to_owned());
+            problems.add(self.line, &below(&self.path, name), "the field is required".to_owned());
         }
         field
     }
@@ -265,6 +320,11 @@ impl Display for Problem {
         }
         write!(f, " {message}")
     }
+}
+
+fn child<'a>(path: &str, entries: &'a [(Key, Node)], name: &str) -> Option<Field<'a>> {
+    let (_, node) = entries.iter().find(|(key, _)| key.name == name)?;
+    Some(Field { path: below(path, name), node })
 }
 
 /// A key that is not a plain word is quoted, so that a problem stays on one line.

@@ -9,11 +9,19 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{MAX_FILE_BYTES, Problem, parse};
+use super::{MAX_FILE_BYTES, Note, Parsed, Problem, parse};
 use crate::policy::{DuplicateName, Origin, Table};
 
 /// The names that a folder's documents end in. A file that is named itself may have any name.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub table: Table,
+    /// In the order of the files.
+    pub notes: Vec<Note>,
+}
 
 /// Everything that is wrong with a configuration, a line each.
 #[derive(Debug, Error)]
@@ -24,14 +32,18 @@ pub struct LoadError(Vec<Problem>);
 /// A folder stands for the `.yaml`, `.yml` and `.json` files directly in it, symbolic links followed, in the order of
 /// their names; names that begin with a dot are passed over, as the folders behind a mounted `ConfigMap`'s links have
 /// them.
-pub fn load(paths: &[PathBuf]) -> Result<Table, LoadError> {
-    let (mut policies, mut problems) = (Vec::new(), Vec::new());
+pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
+    let (mut policies, mut notes, mut problems) = (Vec::new(), Vec::new(), Vec::new());
     for path in paths {
         match documents(path) {
             Ok(files) => {
                 for file in files {
                     match read(&file).and_then(|text| parse(&file, &text)) {
-                        Ok(parsed) => policies.extend(parsed),
+                        Ok(parsed) => {
+                            let Parsed { policies: more, notes: of_file } = parsed;
+                            policies.extend(more);
+                            notes.extend(of_file);
+                        }
                         Err(found) => problems.extend(found),
                     }
                 }
@@ -41,7 +53,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Table, LoadError> {
     }
     // The duplicates are told beside whatever else is wrong.
     match Table::try_new(policies) {
-        Ok(table) if problems.is_empty() => Ok(table),
+        Ok(table) if problems.is_empty() => Ok(Loaded { table, notes }),
         Ok(_) => Err(LoadError(problems)),
         Err(duplicates) => {
             problems.extend(duplicates.into_iter().map(duplicate));
@@ -133,9 +145,8 @@ mod tests {
 
     use tempfile::TempDir;
 
-    use super::{LoadError, load};
+    use super::{LoadError, Loaded, load};
     use crate::dialect::MAX_FILE_BYTES;
-    use crate::policy::Table;
 
     fn document(name: &str) -> String {
         format!(
@@ -152,12 +163,12 @@ mod tests {
         folder
     }
 
-    fn load_each(paths: &[&Path]) -> Result<Table, LoadError> {
+    fn load_each(paths: &[&Path]) -> Result<Loaded, LoadError> {
         load(&paths.iter().map(|path| path.to_path_buf()).collect::<Vec<_>>())
     }
 
     fn names(paths: &[&Path]) -> Vec<String> {
-        load_each(paths).unwrap().policies().map(|policy| policy.name.to_string()).collect()
+        load_each(paths).unwrap().table.policies().map(|policy| policy.name.to_string()).collect()
     }
 
     /// The error's lines, without the folder's own path.
@@ -233,6 +244,22 @@ mod tests {
         for (complaint, expected) in complaints.iter().zip(expected) {
             assert!(complaint.starts_with(expected), "{complaint}");
         }
+    }
+
+    #[test]
+    fn the_notes_of_every_file_are_told() {
+        let dangerous = |name| document(name).replace("spec: {}", "spec:\n  http:\n    methods: any");
+        let folder = folder([
+            ("a.yaml", &(document("a") + "---\n" + &dangerous("b"))),
+            ("b.yaml", &document("c")),
+            ("c.yaml", &dangerous("d")),
+        ]);
+        let notes = load_each(&[folder.path()]).unwrap().notes;
+        let place = |file, line| (folder.path().join(file), line);
+        assert_eq!(
+            notes.iter().map(|note| (note.file.to_path_buf(), note.line)).collect::<Vec<_>>(),
+            [place("a.yaml", 11), place("c.yaml", 6)]
+        );
     }
 
     #[test]

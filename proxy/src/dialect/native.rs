@@ -5,7 +5,8 @@ mod http;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
-use super::fields::{Field, Map, Problems};
+use super::fields::{Field, Map, Place, Problems};
+use super::lint::Setting;
 use crate::policy::{Address, Destination, NameError, Origin, Policy, PolicyName, Protocol};
 use crate::retry::connect::{Failure, RetryOn};
 use crate::retry::{Backoff, BudgetPolicy, ConnectRetry};
@@ -41,6 +42,28 @@ pub(super) fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy
     let origin = Origin::File { path: problems.file().clone(), line: root.line() };
     let (protocol, http) = (protocol?, http?.map(Arc::new));
     Some(Policy { name, origin, to: to?, tcp: tcp?, protocol, http, budget: budget? })
+}
+
+/// Where a document says this, or would.
+pub(super) fn place(root: &Field<'_>, setting: Setting) -> Place {
+    let http = |field| root.place(&["spec", "http", field]);
+    match setting {
+        Setting::RetryOn => http("retryOn"),
+        Setting::Condition(condition) => http::condition_place(root, condition),
+        Setting::Methods => http("methods"),
+        Setting::NumRetries => http("numRetries"),
+        Setting::PerTryTimeout => http("perTryTimeout"),
+        Setting::PerTryIdleTimeout => http("perTryIdleTimeout"),
+        Setting::Timeout => http("timeout"),
+        Setting::IdleTimeout => http("idleTimeout"),
+        Setting::RateLimitedBackoff => http("rateLimitedBackOff"),
+        Setting::HedgeOnPerTryTimeout => http("hedgeOnPerTryTimeout"),
+        Setting::MaxConcurrentRetries => http("maxConcurrentRetries"),
+        Setting::MaxBufferedBody => http("maxBufferedBody"),
+        Setting::ConnectTimeout => root.place(&["spec", "tcp", "connectTimeout"]),
+        Setting::ConnectsTimeout => root.place(&["spec", "tcp", "timeout"]),
+        Setting::Budget => root.place(&["spec", "budget"]),
+    }
 }
 
 /// What is spoken, which has to go with whether there is anything to say about requests.

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::{backoff, each};
-use crate::dialect::fields::{Field, Map, Problems};
+use crate::dialect::fields::{Field, Map, Place, Problems};
 use crate::policy::{
     AddedHeaders, ConnectFailure, HeaderMatcher, HeaderName, HttpPolicy, NoHeaderName, Pattern, UpstreamMode,
     ValueMatcher,
@@ -76,6 +76,33 @@ pub(super) fn policy(http: &Field<'_>, problems: &mut Problems) -> Option<HttpPo
         upstream: upstream?,
         ..default
     })
+}
+
+/// Where a condition is named, or implied.
+pub(super) fn condition_place(root: &Field<'_>, condition: Condition) -> Place {
+    let list = root.child("spec").and_then(|spec| spec.child("http")?.child("retryOn"));
+    if let Some(item) = list.and_then(|list| list.item(condition.as_str())) {
+        return item.place(&[]);
+    }
+    let field = match condition {
+        Condition::RetriableStatusCodes => "retriableStatusCodes",
+        Condition::RetriableHeaders => "retriableHeaders",
+        Condition::EnvoyRateLimited
+        | Condition::Cancelled
+        | Condition::DeadlineExceeded
+        | Condition::ResourceExhausted
+        | Condition::Internal
+        | Condition::Unavailable
+        | Condition::Retriable4xx
+        | Condition::ConnectFailure
+        | Condition::Http3PostConnectFailure
+        | Condition::RefusedStream
+        | Condition::ResetBeforeRequest
+        | Condition::Reset
+        | Condition::GatewayError
+        | Condition::ServerError => "retryOn",
+    };
+    root.place(&["spec", "http", field])
 }
 
 /// How connects are retried where the document says it for requests only.

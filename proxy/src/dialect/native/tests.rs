@@ -12,7 +12,7 @@ use crate::retry::{Backoff, BudgetPolicy, ConnectRetry};
 
 pub(super) fn parsed(text: &str) -> Vec<Policy> {
     match parse(Path::new("p.yaml"), text) {
-        Ok(policies) => policies,
+        Ok(parsed) => parsed.policies,
         Err(problems) => panic!("{problems:?}\n{text}"),
     }
 }
@@ -20,7 +20,7 @@ pub(super) fn parsed(text: &str) -> Vec<Policy> {
 /// The problems as they are shown.
 pub(super) fn problems(text: &str) -> Vec<String> {
     match parse(Path::new("p.yaml"), text) {
-        Ok(policies) => panic!("nothing was wrong: {policies:?}\n{text}"),
+        Ok(parsed) => panic!("nothing was wrong: {parsed:?}\n{text}"),
         Err(problems) => problems.iter().map(ToString::to_string).collect(),
     }
 }
@@ -100,7 +100,9 @@ spec:
 fn the_documentation_s_examples_are_right() {
     let documentation = include_str!("../../../../docs/policies.md");
     let examples = documentation.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    assert_eq!(examples.map(|example| parsed(example).len()).collect::<Vec<_>>(), [1, 1]);
+    let examples: Vec<_> = examples.map(|example| parse(Path::new("p.yaml"), example).unwrap()).collect();
+    assert_eq!(examples.iter().map(|parsed| parsed.policies.len()).collect::<Vec<_>>(), [1, 1]);
+    assert!(examples.iter().all(|parsed| parsed.notes.is_empty()), "{examples:?}");
 }
 
 #[test]
@@ -387,7 +389,7 @@ proptest! {
              budget: {{percent: {percent}, interval: {interval}}}\n"
         );
         match parse(Path::new("p.yaml"), &text) {
-            Ok(policies) => prop_assert_eq!(policies.len(), 1),
+            Ok(parsed) => prop_assert_eq!(parsed.policies.len(), 1),
             Err(problems) => {
                 prop_assert!(!problems.is_empty());
                 for problem in problems {

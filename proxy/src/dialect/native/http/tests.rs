@@ -484,7 +484,12 @@ proptest! {
         for spec in [fields.join(", "), fields.iter().take(1).cloned().collect()] {
             let text = with_spec(&format!("{{http: {{{spec}}}}}"));
             match crate::dialect::parse(std::path::Path::new("p.yaml"), &text) {
-                Ok(policies) => prop_assert!(policies.len() == 1 && policies[0].http.is_some()),
+                Ok(parsed) => {
+                    prop_assert!(parsed.policies.len() == 1 && parsed.policies[0].http.is_some());
+                    for note in parsed.notes {
+                        prop_assert!(!note.to_string().contains('\n'), "{}", note);
+                    }
+                }
                 Err(problems) => {
                     prop_assert!(!problems.is_empty());
                     for problem in problems {

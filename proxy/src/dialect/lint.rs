@@ -1,0 +1,290 @@
+//! What is legal in a policy, and does nothing or harm.
+//!
+//! The rules ask the policy, whatever document it came from, and say which setting they mean; the dialect knows where its
+//! documents have that. What a request's own headers may change (`honour_request_headers`) is not called inert.
+
+use std::time::Duration;
+
+use super::duration;
+use super::note::Code;
+use crate::policy::{HttpPolicy, Policy, Protocol};
+use crate::retry::request::{Condition, Conditions, Methods, RequestRetry};
+use crate::retry::{Backoff, BudgetPolicy};
+
+/// What a rule says about a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) code: Code,
+    pub(super) about: Setting,
+    pub(super) message: String,
+}
+
+/// A part of a policy that a document may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setting {
+    /// All conditions.
+    RetryOn,
+    /// One condition, or the list that implies it.
+    Condition(Condition),
+    Methods,
+    NumRetries,
+    PerTryTimeout,
+    PerTryIdleTimeout,
+    Timeout,
+    IdleTimeout,
+    RateLimitedBackoff,
+    HedgeOnPerTryTimeout,
+    MaxConcurrentRetries,
+    MaxBufferedBody,
+    ConnectTimeout,
+    ConnectsTimeout,
+    Budget,
+}
+
+/// What there is to know about a policy. `is_said` tells what the document says from what is left to a default.
+pub(super) fn findings(policy: &Policy, is_said: impl Fn(Setting) -> bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let connects = [
+        (Setting::ConnectTimeout, policy.tcp.connect_timeout()),
+        (Setting::ConnectsTimeout, policy.tcp.timeout()),
+    ];
+    findings.extend(tiny_timeouts(&connects));
+    let mut retries = policy.tcp.max_connect_attempts().get() > 1;
+    if let Some(http) = &policy.http {
+        let RequestRetry { per_try_timeout, per_try_idle_timeout, .. } = http.retry;
+        findings.extend(tiny_timeouts(&[
+            (Setting::PerTryTimeout, per_try_timeout),
+            (Setting::PerTryIdleTimeout, per_try_idle_timeout),
+            (Setting::Timeout, http.timeout),
+            (Setting::IdleTimeout, http.idle_timeout),
+        ]));
+        findings.extend(inert_per_try_timeout(http));
+        findings.extend(inert_http3(&http.retry));
+        findings.extend(inert_hedging(http));
+        if may_retry(http) {
+            retries = true;
+            findings.extend(without_effect(http));
+            findings.extend(inert_grpc(&http.retry, policy.protocol));
+            findings.extend(dangerous_methods(&http.retry));
+            findings.extend(short_timeout(http));
+        } else {
+            findings.extend(inert_conditions(&http.retry, is_said));
+        }
+    }
+    findings.extend(no_budget(policy.budget).filter(|_| retries));
+    findings
+}
+
+/// The conditions that some response meets.
+const RESPONSES: Conditions =
+    ONLY_RESPONSES.with(Conditions::of(&[Condition::GatewayError, Condition::ServerError]));
+
+/// The conditions that nothing but a response meets.
+const ONLY_RESPONSES: Conditions = GRPC_STATUSES.with(Conditions::of(&[
+    Condition::EnvoyRateLimited,
+    Condition::RetriableStatusCodes,
+    Condition::RetriableHeaders,
+    Condition::Retriable4xx,
+]));
+
+const GRPC_STATUSES: Conditions = Conditions::of(&[
+    Condition::Cancelled,
+    Condition::DeadlineExceeded,
+    Condition::ResourceExhausted,
+    Condition::Internal,
+    Condition::Unavailable,
+]);
+
+/// The conditions that do not tell whether the request was executed, and may well be met by one that was.
+const ANY_END: Conditions =
+    Conditions::of(&[Condition::Reset, Condition::GatewayError, Condition::ServerError]);
+
+impl Finding {
+    fn new(code: Code, about: Setting, message: impl Into<String>) -> Self {
+        Self { code, about, message: message.into() }
+    }
+}
+
+fn may_retry(http: &HttpPolicy) -> bool {
+    http.retry.num_retries > 0 || http.honour_request_headers
+}
+
+fn tiny_timeouts(timeouts: &[(Setting, Option<Duration>)]) -> impl Iterator<Item = Finding> {
+    let tiny = |&(setting, timeout): &(Setting, Option<Duration>)| {
+        let timeout = timeout.filter(|timeout| *timeout < Duration::from_millis(1))?;
+        let message = format!("{} is hardly enough for any server; is the unit right?", text(timeout));
+        Some(Finding::new(Code::TinyTimeout, setting, message))
+    };
+    timeouts.iter().filter_map(tiny)
+}
+
+fn inert_per_try_timeout(http: &HttpPolicy) -> Option<Finding> {
+    let (per_try, timeout) = (http.retry.per_try_timeout?, http.timeout?);
+    (per_try >= timeout).then(|| {
+        let (per_try, timeout) = (text(per_try), text(timeout));
+        let message = format!(
+            "it is ignored, since {per_try} for one attempt is not less than the {timeout} for all of them; shorten it, or \
+             leave it out"
+        );
+        Finding::new(Code::InertPerTryTimeout, Setting::PerTryTimeout, message)
+    })
+}
+
+fn inert_http3(retry: &RequestRetry) -> Option<Finding> {
+    let condition = Condition::Http3PostConnectFailure;
+    retry.retry_on.contains(condition).then(|| {
+        let message = "it can never be met, since redial does not speak HTTP/3; take it out";
+        Finding::new(Code::InertHttp3, Setting::Condition(condition), message)
+    })
+}
+
+fn inert_hedging(http: &HttpPolicy) -> Option<Finding> {
+    let HttpPolicy { retry, honour_request_headers, .. } = http;
+    let is_inert = retry.hedge_on_per_try_timeout
+        && !honour_request_headers
+        && (retry.per_try_timeout.is_none() || retry.num_retries == 0);
+    is_inert.then(|| {
+        let message = "nothing is hedged: that takes a timeout of each try, and at least one retry";
+        Finding::new(Code::InertHedging, Setting::HedgeOnPerTryTimeout, message)
+    })
+}
+
+/// Where no retry is allowed, what is said of when to retry is in vain.
+fn inert_conditions(retry: &RequestRetry, is_said: impl Fn(Setting) -> bool) -> Option<Finding> {
+    let mut conditions = retry.retry_on.iter().map(Setting::Condition);
+    conditions.any(is_said).then(|| {
+        let message =
+            "with no retries allowed, the conditions are in vain; allow at least 1, or take the conditions out";
+        Finding::new(Code::InertConditions, Setting::NumRetries, message)
+    })
+}
+
+/// What keeps retries that are allowed from being made, or from being made as the policy says.
+fn without_effect(http: &HttpPolicy) -> impl Iterator<Item = Finding> {
+    let HttpPolicy { retry, honour_request_headers, max_buffered_body, .. } = http;
+    let is_closed = !honour_request_headers;
+    let rules = [
+        (
+            is_closed && retry.retry_on.is_empty() && !retry.hedge_on_per_try_timeout,
+            Code::NoConditions,
+            Setting::RetryOn,
+            "without a condition no request is ever retried; name at least one",
+        ),
+        (
+            retry.max_concurrent_retries == Some(0),
+            Code::NoConcurrentRetries,
+            Setting::MaxConcurrentRetries,
+            "with 0 no request is ever retried; leave it out, or allow at least 1",
+        ),
+        (
+            *max_buffered_body == 0,
+            Code::NoReplay,
+            Setting::MaxBufferedBody,
+            "with 0 no request is sent again once some of its body was sent; leave it out, or allow some bytes",
+        ),
+        (
+            is_closed && retry.rate_limited_backoff.is_some() && !retry.retry_on.intersects(RESPONSES),
+            Code::InertRateLimitedBackoff,
+            Setting::RateLimitedBackoff,
+            "only a response can ask for a pause, and no condition retries one; add a condition such as \
+             envoy-ratelimited, or leave it out",
+        ),
+    ];
+    rules
+        .into_iter()
+        .filter(|(holds, ..)| *holds)
+        .map(|(_, code, about, message)| Finding::new(code, about, message))
+}
+
+/// gRPC's requests are POST, and what was answered was executed.
+fn inert_grpc(retry: &RequestRetry, protocol: Protocol) -> Option<Finding> {
+    let has_post = match &retry.methods {
+        Methods::Any => true,
+        Methods::Idempotent => false,
+        Methods::These(methods) => methods.iter().any(|method| method.as_str() == "POST"),
+    };
+    if has_post {
+        return None;
+    }
+    let grpc_only = match protocol {
+        Protocol::Grpc => ONLY_RESPONSES,
+        Protocol::Auto | Protocol::Http | Protocol::Tcp => GRPC_STATUSES,
+    };
+    let inert: Vec<_> = retry.retry_on.iter().filter(|&condition| grpc_only.contains(condition)).collect();
+    let message = format!(
+        "gRPC requests are POST, which may not be executed twice here: without an Idempotency-Key none is retried for {}; \
+         if they may be, say `methods: any`, or list POST there",
+        words(&inert)
+    );
+    inert.first().map(|&first| Finding::new(Code::InertGrpc, Setting::Condition(first), message))
+}
+
+fn dangerous_methods(retry: &RequestRetry) -> Option<Finding> {
+    let has_server_errors = (500..=599).any(|code| retry.status_codes.contains(code));
+    let is_dangerous = |condition: &Condition| {
+        ANY_END.contains(*condition) || (*condition == Condition::RetriableStatusCodes && has_server_errors)
+    };
+    let conditions: Vec<_> = retry.retry_on.iter().filter(is_dangerous).collect();
+    let hedges = retry.hedge_on_per_try_timeout && retry.per_try_timeout.is_some();
+    let causes = match (conditions.is_empty(), hedges) {
+        (true, false) => return None,
+        (true, true) => "hedging".to_owned(),
+        (false, false) => words(&conditions),
+        (false, true) => format!("{}, hedging", words(&conditions)),
+    };
+    let message = format!(
+        "requests that the server may have executed are sent again, POST and all ({causes}); list the methods that may be \
+         executed twice instead, such as [GET, PUT], or leave it at idempotent"
+    );
+    let is_any = retry.methods == Methods::Any;
+    is_any.then(|| Finding::new(Code::DangerousMethods, Setting::Methods, message))
+}
+
+/// Where an attempt's own time is ignored, it says nothing about how long all take.
+fn short_timeout(http: &HttpPolicy) -> Option<Finding> {
+    let (retry, timeout) = (&http.retry, http.timeout?);
+    let per_try = retry.per_try_timeout.filter(|per_try| *per_try < timeout)?;
+    let attempts = per_try.saturating_mul(retry.num_retries).saturating_add(per_try);
+    let worst = attempts.saturating_add(longest_pauses(retry.backoff, retry.num_retries));
+    (worst > timeout).then(|| {
+        let message = format!(
+            "the last attempts have less than their {} or do not begin: {} attempts and the pauses between them may take \
+             {}, and {} end them; lengthen it, or allow for fewer or shorter attempts",
+            text(per_try),
+            u64::from(retry.num_retries) + 1,
+            text(worst),
+            text(timeout)
+        );
+        Finding::new(Code::ShortTimeout, Setting::Timeout, message)
+    })
+}
+
+fn no_budget(budget: BudgetPolicy) -> Option<Finding> {
+    (budget.percent() == 0 && budget.min_per_second() == 0).then(|| {
+        let message =
+            "with 0 percent and 0 a second nothing is ever retried, connects included; raise one of them";
+        Finding::new(Code::NoBudget, Setting::Budget, message)
+    })
+}
+
+/// All pauses before so many retries, each as long as it can be.
+fn longest_pauses(backoff: Backoff, retries: u32) -> Duration {
+    let (mut sum, mut pause, mut left) = (Duration::ZERO, backoff.base(), retries);
+    while left > 0 && pause < backoff.max() {
+        sum = sum.saturating_add(pause);
+        pause = pause.saturating_mul(2).min(backoff.max());
+        left -= 1;
+    }
+    sum.saturating_add(backoff.max().saturating_mul(left))
+}
+
+fn words(conditions: &[Condition]) -> String {
+    conditions.iter().map(|condition| condition.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn text(duration: Duration) -> String {
+    duration::format(duration)
+}
+
+#[cfg(test)]
+mod tests;
