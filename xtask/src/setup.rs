@@ -4,7 +4,7 @@
 //! fresh machine each of them is one command.
 
 mod apt;
-mod envoy;
+pub(crate) mod envoy;
 
 use crate::shell::{self, tools, which};
 use crate::toolchain::{BPF_LINKER, LLVM, Linker, RUST, Toolchain};

@@ -50,7 +50,7 @@ fn kernel(rest: &[OsString]) -> Result<()> {
         let runner = format!("['sudo', '-E', 'env', 'PATH={path}']");
         cargo.arg("--config").arg(format!("target.'cfg(all())'.runner={runner}"));
     }
-    cargo.args(rest).env("REDIAL_BIN", redial()?);
+    cargo.args(rest).env("REDIAL_BIN", redial()?).env("ENVOY_BIN", setup::envoy::program()?);
     // The tests make namespaces, cgroups and load on one machine, so each has it to itself.
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         cargo.env("RUST_TEST_THREADS", "1");

@@ -3,13 +3,17 @@
 
 use std::io::{Write, stdin, stdout};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use redial_tests::exchange::{Answer, Task};
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 /// How many connections are under way at a time.
 const AT_ONCE: usize = 60;
+/// Between one task and the next: a crowd that comes at once would slow itself down.
+const APART: Duration = Duration::from_millis(5);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -17,6 +21,7 @@ async fn main() -> Result<()> {
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut running = Vec::new();
     for task in tasks {
+        sleep(APART).await;
         let room = Arc::clone(&room);
         running.push(tokio::spawn(async move {
             let copies = u32::try_from(task.copies.unwrap_or(1))?;
