@@ -19,6 +19,10 @@ const READ_AHEAD: usize = 64 * 1024;
 /// The same where the agent keeps all that it may.
 const LITTLE: usize = 4 * 1024;
 
+/// What keeping a piece costs beside its bytes. It counts for the agent's bound, so that a body of many small pieces is no
+/// way around it.
+const PIECE: usize = size_of::<Kept>();
+
 /// A part of a request's body, in order.
 #[derive(Debug, Default)]
 pub struct Piece {
@@ -65,6 +69,7 @@ struct Shared {
 struct Reserved {
     buffers: Buffers,
     bytes: usize,
+    pieces: usize,
 }
 
 impl Buffers {
@@ -73,7 +78,7 @@ impl Buffers {
         Self(Arc::new(Shared { used: AtomicUsize::new(0), limit }))
     }
 
-    /// How many bytes are kept now.
+    /// How many bytes are kept now, with what keeping them costs.
     #[must_use]
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
@@ -92,7 +97,7 @@ impl Replay {
             trailers: None,
             limit,
             lost: false,
-            reserved: Reserved { buffers: buffers.clone(), bytes: 0 },
+            reserved: Reserved { buffers: buffers.clone(), bytes: 0, pieces: 0 },
         }
     }
 
@@ -219,19 +224,22 @@ impl Buffers {
 impl Reserved {
     fn take(&mut self, bytes: usize) {
         self.bytes += bytes;
-        self.buffers.0.used.fetch_add(bytes, Ordering::Relaxed);
+        self.pieces += 1;
+        self.buffers.0.used.fetch_add(bytes + PIECE, Ordering::Relaxed);
     }
 
     fn give(&mut self, bytes: usize) {
         self.bytes -= bytes;
-        self.buffers.0.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.pieces -= 1;
+        self.buffers.0.used.fetch_sub(bytes + PIECE, Ordering::Relaxed);
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.give(self.bytes);
+        let left = self.bytes + self.pieces * PIECE;
+        if left > 0 {
+            self.buffers.0.used.fetch_sub(left, Ordering::Relaxed);
         }
     }
 }
