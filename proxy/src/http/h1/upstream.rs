@@ -13,7 +13,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 
 use super::body::Body;
-use super::head::{Method, RequestHead, ResponseHead, Search};
+use super::head::{MAX_HEAD, Method, RequestHead, ResponseHead, Search};
 use crate::http::exchange::{Attempt, Event, Said};
 use crate::http::replay::Replay;
 use crate::http::session::{Connected, Dial, Dialling, Session};
@@ -46,6 +46,8 @@ pub struct Sending<S> {
     head_sent: usize,
     body_sent: u64,
     received: u64,
+    /// How many bytes of interim responses have come. They wait for the client, so they are bounded as a head is.
+    interim: usize,
     is_write_broken: bool,
     is_half_closing: bool,
     /// The client means to send another request.
@@ -119,6 +121,7 @@ impl<S: Wire> Sending<S> {
             head_sent: 0,
             body_sent: 0,
             received: 0,
+            interim: 0,
             is_write_broken: false,
             is_half_closing: false,
             is_persistent: head.persistent,
@@ -181,7 +184,12 @@ impl<S: Wire> Sending<S> {
             if !open.read.is_empty() {
                 match self.search.response(&open.read, &self.method) {
                     Ok(None) => {}
+                    Ok(Some(head)) if head.interim() && self.interim + head.length > MAX_HEAD => {
+                        tracing::debug!(endpoint = %self.endpoint, "the upstream's interim responses do not end");
+                        return self.failed(Progress::Sent, Cause::Protocol).map(Some);
+                    }
                     Ok(Some(head)) if head.interim() => {
+                        self.interim += head.length;
                         let is_continue = head.status == 100;
                         let interim = open.read.split_to(head.length).freeze();
                         return Poll::Ready(Some(Event::Interim { interim, is_continue }));

@@ -193,6 +193,24 @@ fn after_an_interim_response_nothing_is_tried_again() {
 }
 
 #[test]
+fn interim_responses_without_end_are_a_bad_gateway() {
+    paused(async {
+        let mut rig = Setup::new(retried()).start();
+        rig.client.says(GET).await;
+        let mut upstream = rig.accept().await;
+        upstream.hears(GET).await;
+        // The client reads none of them.
+        upstream.writes_or_fails(HINTS.repeat(100_000).into_bytes());
+        upstream.sees_end().await;
+        assert!(upstream.stream.taken_by_peer() <= 256 * 1024, "{}", upstream.stream.taken_by_peer());
+        let count = 60 * 1024 / HINTS.len();
+        rig.client.hears(HINTS.repeat(count)).await;
+        assert!(rig.client.head().await.starts_with("HTTP/1.1 502 "));
+        rig.no_dial().await;
+    });
+}
+
+#[test]
 fn an_upgraded_connection_is_a_tunnel() {
     let upgrade = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
