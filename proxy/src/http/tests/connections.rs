@@ -139,6 +139,25 @@ fn requests_in_one_write_are_answered_in_order_with_a_retry_among_them() {
     });
 }
 
+#[test]
+fn requests_that_are_not_their_turn_wait_with_the_client() {
+    paused(async {
+        let mut rig = Setup::new(defaults()).start();
+        let count = 20_000;
+        rig.client.writes(GET.repeat(count).into_bytes()).stalls().await;
+        let mut upstream = rig.accept().await;
+        let taken = rig.client.stream.taken_by_peer();
+        // A buffer of 64 KiB may double once before it is full.
+        assert!(taken <= 192 * 1024, "{taken}");
+        for _ in 0..count {
+            upstream.hears(GET).await;
+            upstream.says(OK).await;
+            rig.client.hears(OK).await;
+        }
+        rig.no_dial().await;
+    });
+}
+
 /// The end that is seen is that of the last request, not of the first.
 #[test]
 fn requests_before_the_client_s_end_are_all_tried_as_ever() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::rig::{BAD, GET, OK, Setup, ms, paused, policy};
-use crate::policy::{AddedHeaders, HttpPolicy};
+use crate::policy::{AddedHeaders, HeaderMatcher, HttpPolicy, ValueMatcher};
 use crate::reason::AttemptOutcome;
 use crate::retry::request::{Conditions, RateLimitedBackoff, ResetFormat, ResetHeader};
 use crate::retry::{Backoff, BudgetPolicy, Budgets};
@@ -105,6 +105,33 @@ fn a_retry_waits_as_long_as_the_response_asks_for() {
             assert!(begun.elapsed() <= ms(51), "{:?}", begun.elapsed());
             upstream.says(OK).await;
             rig.client.hears(OK).await;
+        });
+    }
+}
+
+#[test]
+fn requests_that_the_policy_does_not_name_are_not_retried() {
+    let tagged = "GET /a HTTP/1.1\r\nHost: a\r\nX-Retry: yes\r\n\r\n";
+    let matcher = |name: &str, value: &str| HeaderMatcher {
+        name: name.parse().unwrap(),
+        value: ValueMatcher::Exact(value.into()),
+        invert: false,
+    };
+    for (request, is_retried) in [(tagged, true), (GET, false)] {
+        paused(async {
+            let matchers = vec![matcher(":method", "PUT"), matcher("x-retry", "yes")];
+            let mut rig = Setup::new(policy(|policy| policy.retry.request_headers = matchers)).start();
+            rig.client.says(request).await;
+            rig.dials.next().await.fail(AttemptOutcome::Refused);
+            if is_retried {
+                let mut upstream = rig.accept().await;
+                upstream.hears(request).await;
+                upstream.says(OK).await;
+                rig.client.hears(OK).await;
+            } else {
+                assert!(rig.client.head().await.starts_with("HTTP/1.1 503 "));
+            }
+            rig.no_dial().await;
         });
     }
 }

@@ -115,7 +115,9 @@ fn chunks_that_are_none_end_the_request() {
 
 #[test]
 fn an_upstream_that_speaks_no_http_is_a_bad_gateway() {
+    let endless = "HTTP/1.1 200 OK\r\nX: ".to_owned() + &"x".repeat(60 * 1024);
     for garbage in [
+        &endless,
         "SSH-2.0-x\r\n",
         "HTTP/1.1 abc\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
