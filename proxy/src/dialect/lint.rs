@@ -213,7 +213,7 @@ fn inert_grpc(retry: &RequestRetry, protocol: Protocol) -> Option<Finding> {
     let inert: Vec<_> = retry.retry_on.iter().filter(|&condition| grpc_only.contains(condition)).collect();
     let message = format!(
         "gRPC requests are POST, which may not be executed twice here: without an Idempotency-Key none is retried for {}; \
-         if they may be, say `methods: any`, or list POST there",
+         if they may be, list POST in `methods`",
         words(&inert)
     );
     inert.first().map(|&first| Finding::new(Code::InertGrpc, Setting::Condition(first), message))

@@ -38,14 +38,13 @@ const NOTED: &[(&str, Code, &str)] = &[
         "{retryOn: [reset, unavailable, cancelled]}",
         Code::InertGrpc,
         "retryOn[2]: warning[inert-grpc]: gRPC requests are POST, which may not be executed twice here: without an \
-         Idempotency-Key none is retried for cancelled, unavailable; if they may be, say `methods: any`, or list POST \
-         there",
+         Idempotency-Key none is retried for cancelled, unavailable; if they may be, list POST in `methods`",
     ),
     (
         "{methods: [GET], retryOn: [internal]}",
         Code::InertGrpc,
         "retryOn[0]: warning[inert-grpc]: gRPC requests are POST, which may not be executed twice here: without an \
-         Idempotency-Key none is retried for internal; if they may be, say `methods: any`, or list POST there",
+         Idempotency-Key none is retried for internal; if they may be, list POST in `methods`",
     ),
     (
         "{methods: any, retryOn: [reset, 5xx, unavailable]}",
