@@ -26,17 +26,17 @@ struct Said {
     grpc: bool,
 }
 
-/// Checks the first line of a head that has more lines to come.
+/// Checks the first line of a head that goes on, and nothing after it.
 pub(super) fn first_line(begun: &[u8], kind: Kind) -> Result<(), HeadError> {
-    // Without room for fields the parser gets to the end of the first line, and to no more.
+    let empty = empty_lines(begun);
+    let rest = begun.get(empty..).unwrap_or_default();
+    let end = rest.iter().position(|byte| *byte == b'\n').map_or(begun.len(), |newline| empty + newline + 1);
+    let line = begun.get(..end).unwrap_or(begun);
     let parsed = match kind {
-        Kind::Request => httparse::Request::new(&mut []).parse(begun),
-        Kind::Response => lenient().parse_response(&mut httparse::Response::new(&mut []), begun),
+        Kind::Request => httparse::Request::new(&mut []).parse(line),
+        Kind::Response => lenient().parse_response(&mut httparse::Response::new(&mut []), line),
     };
-    match parsed {
-        Ok(_) | Err(httparse::Error::TooManyHeaders | httparse::Error::HeaderName) => Ok(()),
-        Err(error) => Err(HeadError::of(error, begun, kind)),
-    }
+    parsed.map_or_else(|error| Err(HeadError::of(error, line, kind)), |_| Ok(()))
 }
 
 pub(super) fn request(head: &[u8]) -> Result<RequestHead, HeadError> {
@@ -124,8 +124,13 @@ fn lenient() -> ParserConfig {
 
 /// Where `length` bytes are that come `after` as many of the first line.
 fn range(head: &[u8], after: usize, length: usize) -> Range<usize> {
-    let empty = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    empty + after..empty + after + length
+    let start = empty_lines(head) + after;
+    start..start + length
+}
+
+/// How many bytes the empty lines are that a head begins with.
+fn empty_lines(head: &[u8]) -> usize {
+    head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
 }
 
 impl Version {

@@ -195,6 +195,7 @@ fn what_is_no_request_line_is_refused_before_the_head_ends() {
     assert_eq!(request(b"hello\r\n"), Err(HeadError::RequestLine));
     assert_eq!(request(b"GET / HTTP/3.0\r\nHost: a"), Err(HeadError::Version));
     assert_eq!(request(b"GET / HTTP/1.1\r\nHost: a\r\nb: "), Ok(None));
+    assert_eq!(request(b"GET / HTTP/1.1\r\nHost: \x01"), Ok(None), "what follows waits for the end");
     assert_eq!(response(b"220 mail.test\r\n", &Method::Get), Err(HeadError::StatusLine));
     assert_eq!(response(b"HTTP/1.1 200 OK\r\nA: b\r\n", &Method::Get), Ok(None));
 }
