@@ -4,6 +4,7 @@
 //! fresh machine each of them is one command.
 
 mod apt;
+mod clients;
 pub(crate) mod envoy;
 
 use crate::shell::{self, tools, which};
@@ -30,6 +31,7 @@ const TO_RUN: &[Program] = &[
     ("curl", "curl"),
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
+    ("openssl", "openssl"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("postgres", "postgresql"),
@@ -71,6 +73,7 @@ pub(crate) fn to_build() -> Result<()> {
 pub(crate) fn to_run() -> Result<()> {
     println!("what the demo and the tests need");
     programs(TO_RUN)?;
+    clients::install()?;
     envoy::install()
 }
 

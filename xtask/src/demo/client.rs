@@ -1,5 +1,5 @@
 //! The demo's client: a plain program that knows nothing of redial. It makes requests at a steady pace, each on a
-//! connection of its own, and says for each how long `connect()` took and what came of it.
+//! connection of its own, and says for each how long `connect()` and all of it took and what came of it.
 
 use super::table::Request;
 use anyhow::{Result, anyhow};
@@ -47,7 +47,7 @@ fn request(to: SocketAddr, patience: Duration) -> Request {
     let connected = TcpStream::connect_timeout(&to, patience);
     let connect = start.elapsed();
     let error = connected.and_then(exchange).err().map(|error| name(&error));
-    Request { connect, error }
+    Request { connect, whole: start.elapsed(), error }
 }
 
 fn exchange(mut stream: TcpStream) -> io::Result<()> {
@@ -55,12 +55,16 @@ fn exchange(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    match answer.get(..12) {
+        Some("HTTP/1.1 200") => Ok(()),
+        Some(line) => Err(io::Error::other(line.replace("HTTP/1.1", "HTTP"))),
+        None => Err(ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 /// The error's name in errno.h. The time-outs that this program sets have none, for they are not the network's.
 fn name(error: &io::Error) -> String {
-    let Some(errno) = error.raw_os_error() else { return error.kind().to_string() };
+    let Some(errno) = error.raw_os_error() else { return error.to_string() };
     let name = match error.kind() {
         ErrorKind::ConnectionRefused => "ECONNREFUSED",
         ErrorKind::ConnectionReset => "ECONNRESET",

@@ -48,11 +48,11 @@ impl Network {
     }
 
     /// Starts a server. One that is not down at first listens when this returns.
-    pub(super) fn serve(&self, address: SocketAddr, down_for: Duration) -> Result<Process> {
+    pub(super) fn serve(&self, address: SocketAddr, down_for: Duration, fails: u32) -> Result<Process> {
         let this = std::env::current_exe().context("cannot tell where this program is")?;
         let mut server = self.at_server("env");
         server.arg(this).args(["demo", "server"]).arg(address.to_string());
-        server.arg(down_for.as_millis().to_string());
+        server.args([down_for.as_millis().to_string(), fails.to_string()]);
         Process::start(&mut server, down_for.is_zero())
     }
 

