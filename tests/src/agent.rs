@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -171,12 +172,29 @@ impl Agent {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error.into()),
         };
-        // The last line may be half written.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole
-            .lines()
-            .map(|line| serde_json::from_str(line).with_context(|| format!("an access log line: {line}")))
-            .collect()
+        of_kind(&text, "tcp")
+    }
+
+    /// The access log's lines about requests, as they are.
+    pub fn requests(&self) -> Result<Vec<Value>> {
+        of_kind(&fs::read_to_string(self.access_log())?, "http")
+    }
+
+    /// Waits for at least `count` lines about requests.
+    pub fn wait_requests(&self, count: usize) -> Result<Vec<Value>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let requests = self.requests()?;
+            if requests.len() >= count {
+                return Ok(requests);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{requests:?} and not {count} requests; the log:\n{}",
+                self.log()?
+            );
+            sleep(POLL);
+        }
     }
 
     /// Waits for the record of the (first) connection to a port.
@@ -381,6 +399,21 @@ pub fn binary() -> Result<PathBuf> {
             "there is no redial binary; run `cargo xtask build-ebpf` and `cargo build --release -p redial`, \
              or name one in REDIAL_BIN",
         )
+}
+
+/// The access log's lines of one kind.
+fn of_kind<T: DeserializeOwned>(log: &str, kind: &str) -> Result<Vec<T>> {
+    // The last line may be half written.
+    let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+    let mut lines = Vec::new();
+    for line in whole.lines() {
+        let value: Value =
+            serde_json::from_str(line).with_context(|| format!("an access log line: {line}"))?;
+        if value["kind"] == kind {
+            lines.push(serde_json::from_value(value).with_context(|| format!("an access log line: {line}"))?);
+        }
+    }
+    Ok(lines)
 }
 
 fn free_port() -> Result<u16> {

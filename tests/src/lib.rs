@@ -5,6 +5,7 @@
 //! what other tests make, so that tests run in parallel. A missing privilege or tool is an error, never a skip.
 
 pub mod agent;
+pub mod capture;
 pub mod cgroup;
 pub mod dial;
 pub mod dns;
@@ -15,8 +16,10 @@ pub mod http1;
 pub mod http_upstream;
 pub mod load;
 pub mod netns;
+pub mod raw_server;
 pub mod router;
 pub mod script;
+pub mod slow_link;
 pub mod upstream;
 pub mod world;
 

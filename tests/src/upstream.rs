@@ -163,7 +163,7 @@ impl FullBacklog {
     }
 }
 
-fn listen(netns: &Netns, address: SocketAddr, backlog: i32) -> Result<Socket> {
+pub(crate) fn listen(netns: &Netns, address: SocketAddr, backlog: i32) -> Result<Socket> {
     netns.run(|| {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;

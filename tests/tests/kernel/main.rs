@@ -3,6 +3,7 @@
 mod addresses;
 mod clients;
 mod exec;
+mod http;
 mod matrix;
 mod observe;
 mod policy;
