@@ -22,8 +22,8 @@ pub fn to_request(added: &Added, request: &impl Headers) -> Vec<(&'static str, S
         // A time that is up is told as the least that there is.
         headers.push((EXPECTED_TIMEOUT, timeout.as_millis().max(1).to_string()));
     }
-    if added.is_timeout_retry {
-        headers.push((IS_TIMEOUT_RETRY, "true".to_owned()));
+    if let Some(is_timeout_retry) = added.is_timeout_retry {
+        headers.push((IS_TIMEOUT_RETRY, is_timeout_retry.to_string()));
     }
     if let Some(id) = added.request_id.filter(|_| request.get(REQUEST_ID).is_none()) {
         headers.push((REQUEST_ID, uuid(id)));

@@ -13,64 +13,49 @@ use crate::retry::request::Cause;
 pub struct Answer {
     status: u16,
     body: Cow<'static, str>,
-    grpc_status: u32,
 }
-
-const UNKNOWN: u32 = 2;
-const DEADLINE_EXCEEDED: u32 = 4;
-const INTERNAL: u32 = 13;
-const UNAVAILABLE: u32 = 14;
 
 impl Answer {
     /// No attempt came to a response, and this is how the last one failed.
     #[must_use]
     pub fn failed(cause: Cause, is_retried: bool) -> Self {
-        let (reason, transport) = match cause {
-            Cause::Connect(AttemptOutcome::Timeout) => ("connection timeout", None),
-            Cause::Connect(outcome) => ("remote connection failure", Some(transport(outcome))),
-            Cause::ConnectionLost => ("connection termination", None),
-            Cause::RefusedStream => ("remote refused stream reset", None),
-            Cause::StreamReset => ("remote reset", None),
-            Cause::Protocol => ("protocol error", None),
+        let reason = match cause {
+            Cause::Connect(AttemptOutcome::Timeout) => "connection timeout",
+            Cause::Connect(_) => "remote connection failure",
+            Cause::ConnectionLost => "connection termination",
+            Cause::RefusedStream => "remote refused stream reset",
+            Cause::StreamReset => "remote reset",
+            Cause::Protocol => "protocol error",
             Cause::PerTryTimeout | Cause::PerTryIdleTimeout => return Self::timeout(false),
         };
         let retried = if is_retried { "retried and the latest " } else { "" };
-        let mut body = format!(
+        let body = format!(
             "upstream connect error or disconnect/reset before headers. {retried}reset reason: {reason}"
         );
-        if let Some(transport) = transport {
-            body.push_str(", transport failure reason: ");
-            body.push_str(transport);
-        }
         let status = if cause == Cause::Protocol { 502 } else { 503 };
-        Self { status, body: body.into(), grpc_status: UNAVAILABLE }
+        Self { status, body: body.into() }
     }
 
     /// The time is up.
     #[must_use]
     pub fn timeout(is_no_content: bool) -> Self {
         if is_no_content {
-            return Self { status: 204, body: "".into(), grpc_status: DEADLINE_EXCEEDED };
+            return Self::refused(204);
         }
-        Self { status: 504, body: "upstream request timeout".into(), grpc_status: DEADLINE_EXCEEDED }
+        Self { status: 504, body: "upstream request timeout".into() }
     }
 
     /// Nothing came or went for too long.
     #[must_use]
     pub fn idle_timeout(is_request_complete: bool) -> Self {
         let status = if is_request_complete { 504 } else { 408 };
-        Self { status, body: "stream timeout".into(), grpc_status: DEADLINE_EXCEEDED }
+        Self { status, body: "stream timeout".into() }
     }
 
-    /// What the client sent is no HTTP, or too much of it.
+    /// A status without a word: what the client sent is no HTTP, or too much of it.
     #[must_use]
     pub fn refused(status: u16) -> Self {
-        let grpc_status = match status {
-            400 => INTERNAL,
-            429 | 502..=504 => UNAVAILABLE,
-            _ => UNKNOWN,
-        };
-        Self { status, body: "".into(), grpc_status }
+        Self { status, body: "".into() }
     }
 
     /// The answer as HTTP/1. A gRPC request is answered in gRPC's words.
@@ -96,7 +81,7 @@ impl Answer {
         }
         if is_grpc {
             header("content-type", "application/grpc");
-            header("grpc-status", &self.grpc_status.to_string());
+            header("grpc-status", &self.grpc_status().to_string());
             header("grpc-message", &self.grpc_message());
         } else if !body.is_empty() {
             header("content-type", "text/plain");
@@ -138,19 +123,16 @@ impl Answer {
         &self.body
     }
 
+    /// The status of gRPC that stands for the one of HTTP, in Envoy's table of local answers.
     #[must_use]
     pub fn grpc_status(&self) -> u32 {
-        self.grpc_status
-    }
-}
-
-fn transport(outcome: AttemptOutcome) -> &'static str {
-    match outcome {
-        AttemptOutcome::Refused => "delayed connect error: Connection refused",
-        AttemptOutcome::HostUnreachable => "delayed connect error: No route to host",
-        AttemptOutcome::NetworkUnreachable => "delayed connect error: Network is unreachable",
-        AttemptOutcome::Reset => "delayed connect error: Connection reset by peer",
-        AttemptOutcome::Local => "immediate connect error",
-        AttemptOutcome::Connected | AttemptOutcome::Timeout | AttemptOutcome::Cancelled => "none",
+        const UNKNOWN: u32 = 2;
+        const INTERNAL: u32 = 13;
+        const UNAVAILABLE: u32 = 14;
+        match self.status {
+            400 => INTERNAL,
+            429 | 502..=504 => UNAVAILABLE,
+            _ => UNKNOWN,
+        }
     }
 }

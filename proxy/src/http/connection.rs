@@ -31,6 +31,9 @@ use crate::tcp::{Dialer, Signals};
 
 /// How long a client may take to say enough of itself. One that does not speak at first may take any time.
 const DETECTION_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client may take to begin a request after its upstream has closed without a word. A client that waits for a
+/// word is told of the close then; one that makes requests never needs to know of it.
+const CLOSED_PATIENCE: Duration = Duration::from_millis(50);
 /// How much is read at once while the protocol is not known.
 const READ: usize = 16 * 1024;
 
@@ -62,7 +65,8 @@ enum Spoken {
     Nothing(Reason),
 }
 
-/// Serves a connection until it ends. Without an upstream connection every request is answered with 503.
+/// Serves a connection until it ends. Without an upstream connection the first request is answered
+/// with 503, unless its policy has retries left.
 pub async fn serve(
     mut client: TcpStream,
     upstream: Option<TcpStream>,
@@ -107,23 +111,31 @@ pub async fn serve(
 /// Reads until it is clear what the client speaks, or the upstream has spoken first.
 async fn detected(
     client: &mut TcpStream,
-    upstream: Option<&TcpStream>,
+    mut upstream: Option<&TcpStream>,
     protocol: Protocol,
     read: &mut BytesMut,
     sni: &mut Option<Box<str>>,
     metrics: &Metrics,
 ) -> Spoken {
     let mut begun = false;
+    let mut patience = None;
     let (spoken, counted) = loop {
         read.reserve(READ);
         let next = poll_fn(|cx| poll_first(cx, client, upstream, read));
-        let first = if begun {
-            timeout(DETECTION_PATIENCE, next).await.unwrap_or(First::Upstream)
-        } else {
-            next.await
+        let first = match patience {
+            Some(patience) => timeout(patience, next).await.unwrap_or(First::Upstream),
+            None => next.await,
         };
         match first {
-            First::Client => begun = true,
+            First::Client => {
+                begun = true;
+                patience = Some(DETECTION_PATIENCE);
+            }
+            First::UpstreamClosed => {
+                upstream = None;
+                patience = patience.or(Some(CLOSED_PATIENCE));
+                continue;
+            }
             First::ClientReset => return Spoken::Nothing(Reason::ClientReset),
             First::ClientEnded => break (Spoken::Other, Counted::Unknown),
             First::Upstream if begun => break (Spoken::Other, Counted::Unknown),
@@ -153,6 +165,8 @@ enum First {
     ClientEnded,
     ClientReset,
     Upstream,
+    /// It closed without a word.
+    UpstreamClosed,
 }
 
 fn poll_first(
@@ -174,7 +188,8 @@ fn poll_first(
     match upstream.poll_peek(cx, &mut first) {
         // A server that begins like this does not wait for the client, but says nothing before it either.
         Poll::Ready(Ok(_)) if begins_as_http2(first.filled()) => Poll::Pending,
-        Poll::Ready(_) => Poll::Ready(First::Upstream),
+        Poll::Ready(Ok(count)) if count > 0 => Poll::Ready(First::Upstream),
+        Poll::Ready(Ok(_) | Err(_)) => Poll::Ready(First::UpstreamClosed),
         Poll::Pending => Poll::Pending,
     }
 }

@@ -60,7 +60,6 @@ struct Exchange<'a, R: Request> {
     last_active: Instant,
     /// Nothing is tried again from here on.
     is_final: Option<Reason>,
-    was_continued: bool,
     was_timeout: bool,
     refused: Option<Scope>,
     /// The request's id, where redial makes one.
@@ -113,7 +112,6 @@ pub async fn run<R: Request>(
         deadline: None,
         last_active: now,
         is_final: None,
-        was_continued: false,
         was_timeout: false,
         refused: None,
         id: None,
@@ -137,13 +135,8 @@ impl<R: Request> Exchange<'_, R> {
         }
         loop {
             match poll_fn(|cx| self.poll(cx)).await {
-                Step::Event(_, Event::Interim { interim, is_continue }) => {
-                    if is_continue && std::mem::replace(&mut self.was_continued, true) {
-                        continue;
-                    }
-                    if !is_continue {
-                        self.is_final = Some(Reason::NotRetriable);
-                    }
+                Step::Event(_, Event::Interim(interim)) => {
+                    self.is_final = Some(Reason::NotRetriable);
                     self.request.inform(interim);
                 }
                 Step::Event(index, Event::Head) => {
@@ -192,7 +185,8 @@ impl<R: Request> Exchange<'_, R> {
                         running.attempt.half_close();
                     }
                     if self.running.is_empty() {
-                        return self.ended(None, Reason::ClientGone, false, None);
+                        // In a pause: nothing is tried any more, and it may still read.
+                        return self.answer(&Answer::refused(503), Reason::ClientGone).await;
                     }
                 }
                 Step::Gone(Gone::Gone) => {
@@ -323,7 +317,7 @@ impl<R: Request> Exchange<'_, R> {
                 is_on: true,
                 attempt_count: self.made,
                 expected_timeout: self.expected_timeout(now),
-                is_timeout_retry: self.was_timeout,
+                is_timeout_retry: (self.made > 1).then_some(self.was_timeout),
                 request_id: Some(*self.id.get_or_insert_with(|| fastrand::u128(..))),
             }
         } else {

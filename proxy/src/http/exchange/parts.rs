@@ -90,11 +90,8 @@ pub trait Attempt {
 /// What an attempt has come to.
 #[derive(Debug)]
 pub enum Event<I> {
-    /// An interim response. 100 Continue is told apart: it says nothing that the client did not ask for.
-    Interim {
-        interim: I,
-        is_continue: bool,
-    },
+    /// An interim response.
+    Interim(I),
     /// The head of the response.
     Head,
     Failed {
@@ -137,7 +134,8 @@ pub struct Added {
     pub is_on: bool,
     pub attempt_count: u32,
     pub expected_timeout: Option<Duration>,
-    pub is_timeout_retry: bool,
+    /// Of a retry: whether a timeout made it one.
+    pub is_timeout_retry: Option<bool>,
     /// The bits of an id for a request that has none.
     pub request_id: Option<u128>,
 }

@@ -190,9 +190,8 @@ impl<S: Wire> Sending<S> {
                     }
                     Ok(Some(head)) if head.interim() => {
                         self.interim += head.length;
-                        let is_continue = head.status == 100;
                         let interim = open.read.split_to(head.length).freeze();
-                        return Poll::Ready(Some(Event::Interim { interim, is_continue }));
+                        return Poll::Ready(Some(Event::Interim(interim)));
                     }
                     Ok(Some(head)) => {
                         let body = Body::new(head.body);

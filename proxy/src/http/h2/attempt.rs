@@ -333,8 +333,7 @@ impl Stream {
         if self.incoming.is_none() {
             if let Some(interim) = ready!(self.response.poll_informational(cx)?) {
                 self.received += 1;
-                let is_continue = interim.status() == StatusCode::CONTINUE;
-                return Poll::Ready(Ok(Event::Interim { interim, is_continue }));
+                return Poll::Ready(Ok(Event::Interim(interim)));
             }
             let (head, body) = ready!(Pin::new(&mut self.response).poll(cx)?).into_parts();
             self.received += 1;
@@ -431,7 +430,11 @@ pub fn cause(error: &h2::Error) -> Cause {
         // is lost, when it is.
         Cause::RefusedStream
     } else if error.is_reset() {
-        if error.reason() == Some(Reason::REFUSED_STREAM) { Cause::RefusedStream } else { Cause::StreamReset }
+        match error.reason() {
+            Some(Reason::REFUSED_STREAM) => Cause::RefusedStream,
+            Some(Reason::PROTOCOL_ERROR) => Cause::Protocol,
+            Some(_) | None => Cause::StreamReset,
+        }
     } else {
         Cause::ConnectionLost
     }

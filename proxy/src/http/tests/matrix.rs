@@ -148,9 +148,7 @@ fn expected(row: &Row, fault: Fault, attempts: u32) -> (String, Ended) {
                 "HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 24\r\ncontent-type: text/plain\r\n\r\n";
             (format!("{head}upstream request timeout"), Ended::Closed)
         }
-        Fault::Refused => failed(
-            "remote connection failure, transport failure reason: delayed connect error: Connection refused",
-        ),
+        Fault::Refused => failed("remote connection failure"),
         Fault::ConnectTimeout => failed("connection timeout"),
     }
 }
