@@ -9,6 +9,7 @@ pub mod connection;
 pub mod exchange;
 pub mod h1;
 pub mod h2;
+pub mod pool;
 pub mod replay;
 pub mod session;
 pub mod wire;

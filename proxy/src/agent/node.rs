@@ -16,8 +16,8 @@ use crate::{
         status::{PolicyStatus, WorkloadStatus},
     },
     policy::Table,
-    retry::Budgets,
-    tcp::{Job, Workers, connect},
+    retry::{BudgetPolicy, Budgets, budgets::DestinationBudget},
+    tcp::{Job, Workers},
 };
 use hickory_resolver::TokioResolver;
 use std::{
@@ -119,9 +119,14 @@ impl Node {
         Arc::clone(&self.table.borrow())
     }
 
-    /// What the attempts of all connections share.
-    pub fn shared(&self) -> connect::Shared<'_> {
-        connect::Shared { budgets: &self.budgets, metrics: self.metrics(), epoch: self.epoch }
+    /// What retries to a destination may cost. For once a connection.
+    pub fn budget(&self, destination: SocketAddr, policy: BudgetPolicy) -> Arc<DestinationBudget> {
+        self.budgets.destination(destination, policy)
+    }
+
+    /// Where the budgets' clock starts.
+    pub fn epoch(&self) -> Instant {
+        self.epoch
     }
 
     /// What is kept of requests' bodies.

@@ -3,11 +3,12 @@
 use super::{clients::Client, engine::Engine, limits::Slot, node::Node};
 use crate::{
     endpoint::Choice,
-    http::{connection::Http, exchange::Prior},
+    http::{connection::Http, exchange::Prior, pool::Kind},
     intercept::{Answer, Handshake, Original, Syn},
     observe::{self, Connection, Timestamp},
-    policy::{ConnectFailure, Policy, Protocol},
+    policy::{ConnectFailure, Policy, Protocol, UpstreamMode},
     reason::{AttemptOutcome, Reason},
+    retry::budgets::DestinationBudget,
     tcp::{Dialer, Failed, Job, connect, relay},
 };
 use std::{
@@ -44,6 +45,9 @@ struct Arrival {
     policy: Arc<Policy>,
     endpoints: Choice,
     dialer: Dialer,
+    budget: Arc<DestinationBudget>,
+    /// Whose upstream connections its requests may use, where the policy has them shared.
+    shares: Option<Kind>,
     handshake: observe::Handshake,
 }
 
@@ -104,6 +108,15 @@ impl Arrival {
         let matched = table.lookup(destination, |host, address| node.names().has(host, address));
         let others = matched.host.map(|host| node.names().addresses(host)).unwrap_or_default();
         let namespace = Arc::clone(engine.namespace());
+        let policy = Arc::clone(matched.policy);
+        let is_shared = policy.protocol != Protocol::Tcp
+            && policy.http.as_ref().is_some_and(|http| http.upstream == UpstreamMode::Pool);
+        let shares = is_shared.then(|| Kind {
+            cgroup_id: original.cgroup_id,
+            namespace: namespace.cookie(),
+            mark: original.mark,
+            traffic_class,
+        });
         Self {
             node: Rc::clone(node),
             slot,
@@ -111,9 +124,11 @@ impl Arrival {
             socket_cookie: original.socket_cookie,
             workload: node.workload(original.cgroup_id),
             destination,
-            policy: Arc::clone(matched.policy),
+            budget: node.budget(destination, policy.budget),
+            policy,
             endpoints: Choice::new(destination, others),
             dialer: Dialer { namespace, mark: original.mark, traffic_class },
+            shares,
             handshake,
         }
     }
@@ -122,8 +137,11 @@ impl Arrival {
         let node = Rc::clone(&self.node);
         let _held = node.metrics().handshake_held();
         let mut progress = connect::Progress::default();
-        let result = {
-            let shared = node.shared();
+        let result = if self.shares.is_some() {
+            // Each request finds its own connection.
+            Ok(None)
+        } else {
+            let shared = self.shared();
             let attempts = connect::connect(
                 &self.policy,
                 self.destination,
@@ -135,12 +153,13 @@ impl Arrival {
             tokio::select! {
                 biased;
                 () = client.gone() => Err(Failed { why: Reason::ClientGone, last: AttemptOutcome::Cancelled }),
-                result = attempts => result,
+                result = attempts => result.map(Some),
             }
         };
         let mut record = self.record(progress);
         let made = match result {
-            Ok(connected) => Made::connected(connected, &record),
+            Ok(None) => Made::default(),
+            Ok(Some(connected)) => Made::connected(connected, &record),
             Err(failed) if self.answers_in_http(failed.why) => Made::nothing(failed.last, &record),
             Err(failed) => {
                 tracing::debug!(destination = %self.destination, why = failed.why.as_str(), "gave up");
@@ -182,17 +201,19 @@ impl Arrival {
     }
 
     async fn connect_eager(self, client: net::TcpStream) {
-        let node = Rc::clone(&self.node);
         let mut progress = connect::Progress::default();
-        let result = {
-            let shared = node.shared();
-            let endpoints = self.endpoints.clone();
+        let result = if self.shares.is_some() {
+            Ok(None)
+        } else {
+            let (shared, endpoints) = (self.shared(), self.endpoints.clone());
             connect::connect(&self.policy, self.destination, endpoints, &self.dialer, &shared, &mut progress)
                 .await
+                .map(Some)
         };
         let mut record = self.record(progress);
         let made = match result {
-            Ok(connected) => Made::connected(connected, &record),
+            Ok(None) => Made::default(),
+            Ok(Some(connected)) => Made::connected(connected, &record),
             Err(failed) if self.answers_in_http(failed.why) => Made::nothing(failed.last, &record),
             Err(failed) => {
                 relay::reset(&client);
@@ -240,7 +261,6 @@ impl Arrival {
     fn serve(self, client: net::TcpStream, made: Made, record: Connection) {
         let guard = Box::new((self.slot, self.node.metrics().connection_opened()));
         let http = self.policy.http.as_ref().filter(|_| self.policy.protocol != Protocol::Tcp).map(|http| {
-            let shared = self.node.shared();
             Box::new(Http {
                 policy: Arc::clone(&self.policy),
                 policy_name: Arc::clone(&record.policy),
@@ -249,10 +269,11 @@ impl Arrival {
                 // A request begins where the connection leads.
                 endpoints: self.endpoints.starting_at(made.endpoint),
                 dialer: self.dialer,
-                budget: shared.budgets.destination(self.destination, self.policy.budget),
-                epoch: shared.epoch,
+                budget: self.budget,
+                epoch: self.node.epoch(),
                 buffers: self.node.buffers().clone(),
                 prior: made.prior,
+                shares: self.shares,
                 observer: self.node.observer().clone(),
                 workload: Arc::clone(&self.workload),
                 destination: self.destination,
@@ -260,6 +281,10 @@ impl Arrival {
         });
         let begun = self.begun.into_std();
         self.node.relay(Job { client, upstream: made.upstream, http, record, begun, guard });
+    }
+
+    fn shared(&self) -> connect::Shared<'_> {
+        connect::Shared { budget: &self.budget, metrics: self.node.metrics(), epoch: self.node.epoch() }
     }
 
     fn record(&self, progress: connect::Progress) -> Connection {
@@ -289,7 +314,8 @@ impl Arrival {
     }
 }
 
-/// What a connection's attempts to connect came to.
+/// What a connection's attempts to connect came to; by default there were none.
+#[derive(Default)]
 struct Made {
     upstream: Option<net::TcpStream>,
     endpoint: Option<SocketAddr>,

@@ -9,23 +9,24 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::exchange::Prior;
+use super::pool::{Kind, Pool};
 use super::replay::Buffers;
-use super::session::{Connected, Session};
+use super::session::{Connected, Session, Supply};
 use super::wire::Wire;
 use super::{h1, h2};
 use crate::detect::{Detected, HTTP2_SETTINGS, begins_as_http2, detect};
 use crate::endpoint::Choice;
-use crate::observe::{DetectedProtocol as Counted, Metrics, Observer};
+use crate::observe::{Connection, DetectedProtocol as Counted, Metrics, Observer};
 use crate::policy::{HttpPolicy, Policy, Protocol};
 use crate::reason::Reason;
 use crate::retry::budgets::DestinationBudget;
 use crate::retry::connect::DEFAULT_CONNECT_TIMEOUT;
-use crate::tcp::connect::dial;
+use crate::tcp::connect::{self, connect, dial};
 use crate::tcp::relay::{self, Moved, Stopped};
 use crate::tcp::{Dialer, Signals};
 
@@ -34,6 +35,9 @@ const DETECTION_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a client may take to begin a request after its upstream has closed without a word. A client that waits for a
 /// word is told of the close then; one that makes requests never needs to know of it.
 const CLOSED_PATIENCE: Duration = Duration::from_millis(50);
+/// How long a client that shares upstream connections may say nothing before it gets one of its own: the server may be
+/// the one that speaks first.
+const SILENCE: Duration = Duration::from_millis(50);
 /// How much is read at once while the protocol is not known.
 const READ: usize = 16 * 1024;
 
@@ -50,6 +54,8 @@ pub struct Http {
     pub epoch: Instant,
     pub buffers: Buffers,
     pub prior: Prior,
+    /// Whose upstream connections the requests may use, where the policy has them shared.
+    pub shares: Option<Kind>,
     pub observer: Observer,
     pub workload: Arc<str>,
     pub destination: SocketAddr,
@@ -69,18 +75,17 @@ enum Spoken {
 /// with 503, unless its policy has retries left.
 pub async fn serve(
     mut client: TcpStream,
-    upstream: Option<TcpStream>,
-    http: Http,
+    mut upstream: Option<TcpStream>,
+    mut http: Http,
     moved: &Moved,
-    sni: &mut Option<Box<str>>,
+    record: &mut Connection,
     signals: Signals,
+    pool: &Pool<TcpStream>,
 ) -> Reason {
     let Signals { mut stopped, draining } = signals;
     let mut read = BytesMut::new();
-    let protocol = http.policy.protocol;
-    let metrics = http.observer.metrics().clone();
     let spoken = tokio::select! {
-        spoken = detected(&mut client, upstream.as_ref(), protocol, &mut read, sni, &metrics) => spoken,
+        spoken = http.recognise(&mut client, &mut upstream, &mut read, record) => spoken,
         _ = stopped.wait_for(|stopped| *stopped) => Spoken::Nothing(Reason::Drained),
     };
     let is_http2 = match spoken {
@@ -94,12 +99,16 @@ pub async fn serve(
         }
     };
     let connected = upstream.zip(http.endpoint).map(|(stream, endpoint)| Connected { stream, endpoint });
+    let upstream = match http.shares {
+        Some(kind) => Supply::Pool(pool.share(kind), connected),
+        None => Supply::Own(connected),
+    };
     let session = Rc::new(http.session());
     let serving = async {
         if is_http2 {
-            h2::serve(client, read, connected, session, draining, moved).await
+            h2::serve(client, read, upstream, session, draining, moved).await
         } else {
-            h1::serve(client, read, connected, session, moved).await
+            h1::serve(client, read, upstream, session, moved).await
         }
     };
     tokio::select! {
@@ -215,6 +224,56 @@ async fn relayed(
 }
 
 impl Http {
+    /// Tells what the client speaks. A client that shares its upstream connections gets one of its own here if it needs
+    /// one: it speaks no HTTP, or waits for the server to speak.
+    async fn recognise(
+        &mut self,
+        client: &mut TcpStream,
+        upstream: &mut Option<TcpStream>,
+        read: &mut BytesMut,
+        record: &mut Connection,
+    ) -> Spoken {
+        let protocol = self.policy.protocol;
+        let may_be_silent = self.shares.is_some() && protocol == Protocol::Auto;
+        if may_be_silent && timeout(SILENCE, client.readable()).await.is_err() {
+            *upstream = match self.connect(client, record).await {
+                Ok(upstream) => Some(upstream),
+                Err(why) => return Spoken::Nothing(why),
+            };
+        }
+        let metrics = self.observer.metrics();
+        let spoken = detected(client, upstream.as_ref(), protocol, read, &mut record.sni, metrics).await;
+        if matches!(spoken, Spoken::Other) && self.shares.is_some() && upstream.is_none() {
+            *upstream = match self.connect(client, record).await {
+                Ok(upstream) => Some(upstream),
+                Err(why) => return Spoken::Nothing(why),
+            };
+        }
+        spoken
+    }
+
+    /// Connects as is done before a client's handshake where there is no pool.
+    async fn connect(&mut self, client: &TcpStream, record: &mut Connection) -> Result<TcpStream, Reason> {
+        let metrics = self.observer.metrics();
+        let shared = connect::Shared { budget: &self.budget, metrics, epoch: self.epoch };
+        let mut progress = connect::Progress::default();
+        let endpoints = self.endpoints.clone();
+        let connecting =
+            connect(&self.policy, self.destination, endpoints, &self.dialer, &shared, &mut progress);
+        let result = tokio::select! {
+            result = connecting => result.map_err(|failed| failed.why),
+            _ = client.ready(Interest::ERROR) => Err(Reason::ClientGone),
+        };
+        record.attempts = progress.finish(metrics);
+        let (stream, endpoint) = result?;
+        let stream = TcpStream::from_std(stream).map_err(|_| Reason::Overloaded)?;
+        relay::prepare_upstream(&stream);
+        record.endpoint = Some(endpoint);
+        record.source = stream.local_addr().ok();
+        self.endpoint = Some(endpoint);
+        Ok(stream)
+    }
+
     fn session(self) -> Session<TcpStream> {
         let limit = self.policy.tcp.connect_timeout().unwrap_or(DEFAULT_CONNECT_TIMEOUT);
         let dialer = self.dialer;

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod head;
+mod hops;
 pub mod serve;
 pub mod upstream;
 

@@ -13,7 +13,7 @@ mod limits;
 mod prefixed;
 mod serve;
 mod stream;
-mod upstream;
+pub(super) mod upstream;
 
 pub use self::serve::serve;
 

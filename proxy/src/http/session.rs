@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::exchange::{Ended, Plan, Prior};
+use super::pool::Share;
 use super::replay::Buffers;
 use super::wire::Wire;
 use crate::endpoint::Choice;
@@ -61,6 +62,14 @@ pub type Dialling<S> = Pin<Box<dyn Future<Output = Result<S, AttemptOutcome>>>>;
 pub struct Connected<S> {
     pub stream: S,
     pub endpoint: SocketAddr,
+}
+
+/// Where a client's requests find their upstream connections.
+pub enum Supply<S> {
+    /// They are the client's own, and the first may be there.
+    Own(Option<Connected<S>>),
+    /// They are shared. One may have been made for this client, whose next request takes it.
+    Pool(Share<S>, Option<Connected<S>>),
 }
 
 impl<S: Wire> Session<S> {

@@ -8,6 +8,7 @@ mod limits;
 mod malformed;
 mod matrix;
 mod messages;
+mod pool;
 mod property;
 mod rig;
 mod stream;

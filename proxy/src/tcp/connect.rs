@@ -6,7 +6,7 @@ use crate::{
     observe::{Attempt, Attempts, Metrics},
     policy::Policy,
     reason::{AttemptOutcome, Reason},
-    retry::{self, Budgets, Jitter, Verdict, connect::decide},
+    retry::{self, Jitter, Verdict, budgets::DestinationBudget, connect::decide},
 };
 use nix::{
     errno::Errno,
@@ -49,9 +49,9 @@ pub struct Progress {
     in_flight: Option<(SocketAddr, Instant, Duration)>,
 }
 
-/// What the attempts of all connections have in common.
+/// What the attempts of one connection share with those of others.
 pub struct Shared<'a> {
-    pub budgets: &'a Budgets,
+    pub budget: &'a DestinationBudget,
     pub metrics: &'a Metrics,
     /// Where the budgets' clock starts.
     pub epoch: Instant,
@@ -67,8 +67,7 @@ pub async fn connect(
     progress: &mut Progress,
 ) -> Result<(net::TcpStream, SocketAddr), Failed> {
     let begun = Instant::now();
-    let budget = shared.budgets.destination(destination, policy.budget);
-    budget.deposit(begun - shared.epoch);
+    shared.budget.deposit(begun - shared.epoch);
     let mut backoff = Duration::ZERO;
     let mut made = 0;
     loop {
@@ -89,7 +88,7 @@ pub async fn connect(
         match decide(&policy.tcp, &attempts, outcome, Jitter::from_bits(fastrand::u64(..))) {
             Verdict::GiveUp { why } => return Err(Failed { why, last: outcome }),
             Verdict::Retry { after } => {
-                if let Err(scope) = budget.withdraw(shared.epoch.elapsed()) {
+                if let Err(scope) = shared.budget.withdraw(shared.epoch.elapsed()) {
                     shared.metrics.budget_refused(scope);
                     return Err(Failed { why: Reason::BudgetExhausted, last: outcome });
                 }

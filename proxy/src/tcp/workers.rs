@@ -3,7 +3,10 @@
 
 use super::relay::{Moved, Stopped, prepare_client, prepare_upstream, relay_until, reset};
 use crate::{
-    http::connection::{self, Http},
+    http::{
+        connection::{self, Http},
+        pool::Pool,
+    },
     observe::{Connection, Observer, Timestamp},
     reason::Reason,
 };
@@ -89,8 +92,9 @@ fn start_worker(
     thread::Builder::new().name(format!("relay-{index}")).spawn(move || {
         let local = LocalSet::new();
         local.spawn_local(async move {
+            let pool = Pool::default();
             while let Some(job) = jobs.recv().await {
-                tokio::task::spawn_local(run(job, observer.clone(), signals.clone()));
+                tokio::task::spawn_local(run(job, observer.clone(), signals.clone(), pool.clone()));
             }
         });
         runtime.block_on(local);
@@ -98,7 +102,7 @@ fn start_worker(
     Ok(queue)
 }
 
-async fn run(job: Job, observer: Observer, signals: Signals) {
+async fn run(job: Job, observer: Observer, signals: Signals, pool: Pool<TcpStream>) {
     let Job { client, upstream, http, mut record, begun, guard } = job;
     let moved = Moved::default();
     let streams = TcpStream::from_std(client)
@@ -107,7 +111,7 @@ async fn run(job: Job, observer: Observer, signals: Signals) {
         Ok((client, upstream)) => {
             prepare_client(&client);
             upstream.iter().for_each(prepare_upstream);
-            serve(client, upstream, http, &moved, &mut record.sni, signals).await
+            serve(client, upstream, http, &moved, &mut record, signals, &pool).await
         }
         Err(error) => {
             tracing::warn!(%error, "cannot relay a connection");
@@ -127,11 +131,14 @@ async fn serve(
     upstream: Option<TcpStream>,
     http: Option<Box<Http>>,
     moved: &Moved,
-    sni: &mut Option<Box<str>>,
+    record: &mut Connection,
     signals: Signals,
+    pool: &Pool<TcpStream>,
 ) -> Reason {
     match (http, upstream) {
-        (Some(http), upstream) => connection::serve(client, upstream, *http, moved, sni, signals).await,
+        (Some(http), upstream) => {
+            connection::serve(client, upstream, *http, moved, record, signals, pool).await
+        }
         (None, Some(upstream)) => relay_until(&client, &upstream, moved, signals.stopped).await,
         (None, None) => {
             reset(&client);

@@ -18,12 +18,13 @@ use tokio::time::timeout;
 
 use super::body::Body;
 use super::head::{self, Fields, Framing, HeadError, Method, RequestHead, Search, Version};
-use super::upstream::{Idle, Sending, Slot};
+use super::hops;
+use super::upstream::{Sending, Slot};
 use crate::http::added;
 use crate::http::answer::Answer;
 use crate::http::exchange::{self, Added, AddedToResponse, Delivered, Gone, Request, Timer};
 use crate::http::replay::Piece;
-use crate::http::session::{self, Connected, Session, Sizes};
+use crate::http::session::{self, Session, Sizes, Supply};
 use crate::http::wire::Wire;
 use crate::observe::HttpProtocol;
 use crate::policy::{Headers as _, HttpPolicy, REQUEST_HEADERS};
@@ -88,12 +89,11 @@ enum Next {
 pub async fn serve<S: Wire>(
     client: S,
     read: BytesMut,
-    upstream: Option<Connected<S>>,
+    supply: Supply<S>,
     session: Rc<Session<S>>,
     moved: &Moved,
 ) -> Reason {
-    let slot: Slot<S> = Rc::default();
-    slot.set(upstream.map(Idle::new));
+    let slot = Slot::new(supply);
     let mut client = Client { stream: client, read, out: BytesMut::new(), has_ended: false, moved };
     client.count_received(client.read.len());
     let (mut timer, mut tried, mut search) = (Timer::default(), Vec::new(), Search::default());
@@ -114,7 +114,7 @@ pub async fn serve<S: Wire>(
         let plan = session.plan(&policy, &fields);
         let _active = session.origin.metrics.begin();
         let mut asked = Asked {
-            bytes: without_policy(&session.policy, &bytes),
+            bytes: without_hops(&slot, &head, without_policy(&session.policy, &bytes)),
             body: Body::new(head.body),
             client: &mut client,
             session: &session,
@@ -146,7 +146,7 @@ pub async fn serve<S: Wire>(
         }
         if !ended.is_whole || !is_persistent {
             // The upstream is not kept waiting for the client.
-            slot.take();
+            slot.clear();
             if !ended.is_whole || !client.read.is_empty() {
                 client.close().await;
             }
@@ -174,6 +174,11 @@ fn without_policy(policy: &HttpPolicy, head: &Bytes) -> Bytes {
     if policy.honour_request_headers { head::rewrite(head, REQUEST_HEADERS, &[]) } else { head.clone() }
 }
 
+/// The head without what was for us because of the connection that it came on.
+fn without_hops<S: Wire>(slot: &Slot<S>, head: &RequestHead, bytes: Bytes) -> Bytes {
+    if slot.is_shared() { hops::request(head, &bytes) } else { bytes }
+}
+
 impl<S: Wire> Client<'_, S> {
     /// Waits for the head of the next request, and lets go of the upstream's connection if the upstream does.
     fn poll_head(&mut self, cx: &mut Context<'_>, slot: &Slot<S>, search: &mut Search) -> Poll<Next> {
@@ -199,11 +204,7 @@ impl<S: Wire> Client<'_, S> {
             // A connection that waits holds no memory.
             self.read = BytesMut::new();
         }
-        if let Some(mut idle) = slot.take()
-            && idle.poll_stale(cx).is_pending()
-        {
-            slot.set(Some(idle));
-        }
+        slot.poll_stale(cx);
         Poll::Pending
     }
 
@@ -432,10 +433,20 @@ impl<S: Wire> Asked<'_, '_, S> {
         if std::mem::replace(&mut response.is_delivered, true) {
             return;
         }
-        self.is_persistent &= response.head.persistent;
-        if let Some((name, value)) = added::to_response(added) {
-            let head = open.read.split_to(response.head.length);
-            self.client.out.extend_from_slice(&head::rewrite(&head, &[name], &[(name, &value)]));
+        let is_shared = self.slot.is_shared();
+        // A shared connection's end is not the client's, unless it stops the request halfway.
+        self.is_persistent &= response.head.persistent
+            || is_shared && self.body.ended() && response.head.body != Framing::UntilClose;
+        let added = added::to_response(added);
+        if is_shared || added.is_some() {
+            let mut head = open.read.split_to(response.head.length).freeze();
+            if is_shared {
+                head = hops::response(&response.head, &head, self.head.version, self.is_persistent);
+            }
+            if let Some((name, value)) = added {
+                head = head::rewrite(&head, &[name], &[(name, &value)]);
+            }
+            self.client.out.extend_from_slice(&head);
             return;
         }
         // The head goes out together with what has come of the body. What is wrong with that is told when it is its turn.

@@ -14,9 +14,11 @@ use tokio::io::AsyncReadExt as _;
 
 use super::body::Body;
 use super::head::{MAX_HEAD, Method, RequestHead, ResponseHead, Search};
+use super::hops;
 use crate::http::exchange::{Attempt, Event, Said};
+use crate::http::pool::Share;
 use crate::http::replay::Replay;
-use crate::http::session::{Connected, Dial, Dialling, Session};
+use crate::http::session::{Connected, Dial, Dialling, Session, Supply};
 use crate::http::wire::Wire;
 use crate::retry::RequestRetry;
 use crate::retry::request::{Cause, Progress, ResponseFacts};
@@ -33,7 +35,11 @@ pub struct Idle<S> {
 }
 
 /// The place for the connection that the next request goes out on.
-pub type Slot<S> = Rc<Cell<Option<Idle<S>>>>;
+pub enum Slot<S> {
+    Own(Rc<Cell<Option<Idle<S>>>>),
+    /// Among those of others.
+    Pool(Share<S>),
+}
 
 /// A request on its way to an endpoint.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and all combinations can be")]
@@ -50,7 +56,7 @@ pub struct Sending<S> {
     interim: usize,
     is_write_broken: bool,
     is_half_closing: bool,
-    /// The client means to send another request.
+    /// Another request may follow this one on its connection.
     is_persistent: bool,
     /// All of the request has been sent.
     is_whole: bool,
@@ -86,10 +92,86 @@ impl<S: Wire> Idle<S> {
         Self { stream: connected.stream, endpoint: connected.endpoint }
     }
 
+    pub fn endpoint(&self) -> SocketAddr {
+        self.endpoint
+    }
+
     /// Ready where the upstream has closed the connection, or said something that nobody asked for.
     pub fn poll_stale(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut byte = [0; 1];
         pin!(self.stream.read(&mut byte)).poll(cx).map(|_| ())
+    }
+}
+
+impl<S: Wire> Slot<S> {
+    pub fn new(upstream: Supply<S>) -> Self {
+        match upstream {
+            Supply::Own(connected) => Self::Own(Rc::new(Cell::new(connected.map(Idle::new)))),
+            Supply::Pool(share, connected) => {
+                if let Some(connected) = connected {
+                    share.put(Idle::new(connected));
+                }
+                Self::Pool(share)
+            }
+        }
+    }
+
+    /// Whether the connections are not only the client's.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Self::Own(_) => false,
+            Self::Pool(_) => true,
+        }
+    }
+
+    /// The connection that leads there, if there is one.
+    fn take(&self, endpoint: SocketAddr) -> Option<Idle<S>> {
+        match self {
+            Self::Own(slot) => {
+                let (idle, other) = match slot.take() {
+                    Some(idle) if idle.endpoint == endpoint => (Some(idle), None),
+                    other => (None, other),
+                };
+                slot.set(other);
+                idle
+            }
+            Self::Pool(share) => share.take(endpoint),
+        }
+    }
+
+    fn put(&self, idle: Idle<S>) {
+        match self {
+            Self::Own(slot) => slot.set(Some(idle)),
+            Self::Pool(share) => share.put(idle),
+        }
+    }
+
+    /// Lets go of the client's own connection.
+    pub fn clear(&self) {
+        match self {
+            Self::Own(slot) => drop(slot.take()),
+            Self::Pool(_) => {}
+        }
+    }
+
+    /// Lets go of a connection that the upstream has let go of. The pool does that for its own.
+    pub fn poll_stale(&self, cx: &mut Context<'_>) {
+        if let Self::Own(slot) = self
+            && let Some(mut idle) = slot.take()
+            && idle.poll_stale(cx).is_pending()
+        {
+            slot.set(Some(idle));
+        }
+    }
+}
+
+impl<S> Clone for Slot<S> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Own(slot) => Self::Own(Rc::clone(slot)),
+            Self::Pool(share) => Self::Pool(share.clone()),
+        }
     }
 }
 
@@ -102,19 +184,18 @@ impl<S: Wire> Sending<S> {
         bytes: Bytes,
         head: &RequestHead,
     ) -> Self {
-        let state = match slot.take() {
-            Some(idle) if idle.endpoint == endpoint => {
+        let is_alone = slot.is_shared() && hops::takes_over(head);
+        let kept = if is_alone { None } else { slot.take(endpoint) };
+        let state = match kept {
+            Some(idle) => {
                 let open = Open { stream: idle.stream, read: BytesMut::new() };
                 State::Kept(open, Rc::clone(&session.dial))
             }
-            other => {
-                slot.set(other);
-                State::Dialling((session.dial)(endpoint))
-            }
+            None => State::Dialling((session.dial)(endpoint)),
         };
         Self {
             state,
-            slot: Rc::clone(slot),
+            slot: slot.clone(),
             endpoint,
             head: bytes,
             method: head.method.clone(),
@@ -124,7 +205,7 @@ impl<S: Wire> Sending<S> {
             interim: 0,
             is_write_broken: false,
             is_half_closing: false,
-            is_persistent: head.persistent,
+            is_persistent: if slot.is_shared() { !is_alone } else { head.persistent },
             is_whole: false,
             search: Search::default(),
             response: None,
@@ -330,7 +411,7 @@ impl<S: Wire> Attempt for Sending<S> {
             }
         }
         if open.read.is_empty() {
-            self.slot.set(Some(Idle { stream: open.stream, endpoint: self.endpoint }));
+            self.slot.put(Idle { stream: open.stream, endpoint: self.endpoint });
         }
     }
 }

@@ -48,6 +48,8 @@ enum State {
 }
 
 struct Stream {
+    /// Held, so that the connection counts as used.
+    _link: Rc<Link>,
     /// Until the upstream's limit of streams lets the request go.
     queued: Option<SendRequest<Bytes>>,
     response: ResponseFuture,
@@ -155,12 +157,13 @@ impl<S: Wire> Sending<S> {
     }
 
     /// Sends the head. The connection has just said that it takes one.
-    fn send_head(&mut self, mut sender: SendRequest<Bytes>, body: &Replay) -> Option<Cause> {
+    fn send_head(&mut self, link: Rc<Link>, mut sender: SendRequest<Bytes>, body: &Replay) -> Option<Cause> {
         let head = self.head.take()?;
         let is_all_sent = body.is_complete() && body.received() == 0 && body.trailers().is_none();
         match sender.send_request(head, is_all_sent) {
             Ok((response, out)) => {
                 self.state = State::Open(Box::new(Stream {
+                    _link: link,
                     queued: Some(sender),
                     response,
                     out,
@@ -198,8 +201,9 @@ impl<S: Wire> Attempt for Sending<S> {
             let failed = match &mut self.state {
                 State::Waiting { link, is_fresh } => {
                     let is_fresh = *is_fresh;
+                    let link = Rc::clone(link);
                     match ready!(link.poll_open(cx)) {
-                        Ok(sender) => self.send_head(sender, body),
+                        Ok(sender) => self.send_head(link, sender, body),
                         Err(NotOpen::Closed) => self.renew(is_fresh),
                         Err(NotOpen::Failed(outcome)) => Some(Cause::Connect(outcome)),
                     }

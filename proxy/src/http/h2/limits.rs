@@ -39,7 +39,7 @@ const RESET_BEFORE_ACCEPTED: usize = 256;
 const MALFORMED: usize = 1024;
 
 /// How many streams an upstream is sent before it has said how many it takes, as it is common.
-const STREAMS_BEFORE_SETTINGS: usize = 100;
+pub const STREAMS_BEFORE_SETTINGS: usize = 100;
 
 /// How clients are served.
 #[must_use]

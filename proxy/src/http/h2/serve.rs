@@ -16,7 +16,7 @@ use super::prefixed::Prefixed;
 use super::stream::{Asked, MALFORMED};
 use super::upstream::Upstreams;
 use crate::http::exchange::{self, Timer};
-use crate::http::session::{self, Connected, Session, Sizes};
+use crate::http::session::{self, Session, Sizes, Supply};
 use crate::http::wire::Wire;
 use crate::observe::HttpProtocol;
 use crate::reason::Reason;
@@ -29,12 +29,12 @@ use crate::tcp::relay::{Moved, Stopped};
 pub async fn serve<S: Wire>(
     client: S,
     read: BytesMut,
-    upstream: Option<Connected<S>>,
+    supply: Supply<S>,
     session: Rc<Session<S>>,
     mut draining: Stopped,
     moved: &Moved,
 ) -> Reason {
-    let upstreams = Rc::new(Upstreams::new(Rc::clone(&session), upstream));
+    let upstreams = Rc::new(Upstreams::new(Rc::clone(&session), supply));
     let mut requests = JoinSet::new();
     let reason = match limits::server().handshake(Prefixed::new(client, read, moved)).await {
         Ok(mut connection) => {

@@ -3,6 +3,7 @@
 
 mod flow;
 mod messages;
+mod pool;
 mod raw;
 mod resets;
 mod retries;

@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::limits;
-use crate::http::session::{Connected, Dialling, Session};
+use crate::http::pool::Share;
+use crate::http::session::{Connected, Dialling, Session, Supply};
 use crate::http::wire::Wire;
 use crate::reason::AttemptOutcome;
 
@@ -24,18 +25,18 @@ const KEPT: usize = 4;
 /// How long the last frames to an upstream may take.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The upstream connections of one client.
+/// The upstream connections of one client, or those that it shares with others.
 pub struct Upstreams<S> {
     session: Rc<Session<S>>,
+    shared: Option<Share<S>>,
     /// The one used last is the last.
-    links: RefCell<Vec<Rc<Link>>>,
+    links: RefCell<Vec<(SocketAddr, Rc<Link>)>>,
     drivers: RefCell<JoinSet<()>>,
 }
 
 /// One upstream connection.
 #[derive(Debug)]
 pub struct Link {
-    endpoint: SocketAddr,
     state: RefCell<State>,
 }
 
@@ -57,11 +58,19 @@ pub enum NotOpen {
 }
 
 impl<S: Wire> Upstreams<S> {
-    pub fn new(session: Rc<Session<S>>, connected: Option<Connected<S>>) -> Self {
-        let upstreams = Self { session, links: RefCell::default(), drivers: RefCell::default() };
-        if let Some(Connected { stream, endpoint }) = connected {
-            // At once: what the upstream says of itself is known before the first request then.
-            upstreams.open(endpoint, Box::pin(ready(Ok(stream))));
+    pub fn new(session: Rc<Session<S>>, upstream: Supply<S>) -> Self {
+        let (shared, connected) = match upstream {
+            Supply::Own(connected) => (None, connected),
+            Supply::Pool(share, connected) => (Some(share), connected),
+        };
+        let upstreams = Self { session, shared, links: RefCell::default(), drivers: RefCell::default() };
+        // At once: what the upstream says of itself is known before the first request then.
+        match (&upstreams.shared, connected) {
+            (Some(share), Some(connected)) => share.put_link(connected),
+            (None, Some(Connected { stream, endpoint })) => {
+                upstreams.open(endpoint, Box::pin(ready(Ok(stream))));
+            }
+            (Some(_) | None, None) => {}
         }
         upstreams
     }
@@ -72,11 +81,14 @@ impl<S: Wire> Upstreams<S> {
 
     /// The connection to an endpoint, and whether it is only being made because of this call.
     pub fn to(&self, endpoint: SocketAddr) -> (Rc<Link>, bool) {
+        if let Some(share) = &self.shared {
+            return share.link(endpoint, || (self.session.dial)(endpoint));
+        }
         let mut links = self.links.borrow_mut();
-        links.retain(|link| link.is_usable());
-        if let Some(index) = links.iter().position(|link| link.endpoint == endpoint) {
-            let link = links.remove(index);
-            links.push(Rc::clone(&link));
+        links.retain(|(_, link)| link.is_usable());
+        if let Some(index) = links.iter().position(|(to, _)| *to == endpoint) {
+            let (_, link) = links.remove(index);
+            links.push((endpoint, Rc::clone(&link)));
             return (link, false);
         }
         drop(links);
@@ -93,17 +105,23 @@ impl<S: Wire> Upstreams<S> {
     }
 
     fn open(&self, endpoint: SocketAddr, dialling: Dialling<S>) -> Rc<Link> {
-        let link = Rc::new(Link { endpoint, state: RefCell::new(State::Opening(Vec::new())) });
         let mut drivers = self.drivers.borrow_mut();
         while drivers.try_join_next().is_some() {}
-        drivers.spawn_local(drive(Rc::downgrade(&link), dialling));
+        let link = open(&mut drivers, dialling);
         let mut links = self.links.borrow_mut();
         if links.len() >= KEPT {
             links.remove(0);
         }
-        links.push(Rc::clone(&link));
+        links.push((endpoint, Rc::clone(&link)));
         link
     }
+}
+
+/// Begins to make a connection, which one of the tasks looks after from here on.
+pub fn open<S: Wire>(tasks: &mut JoinSet<()>, dialling: Dialling<S>) -> Rc<Link> {
+    let link = Rc::new(Link { state: RefCell::new(State::Opening(Vec::new())) });
+    tasks.spawn_local(drive(Rc::downgrade(&link), dialling));
+    link
 }
 
 /// Makes a connection and moves its frames, for as long as anybody has use for it: h2 closes it in order when nobody
@@ -154,7 +172,18 @@ impl Link {
         }
     }
 
-    fn is_usable(&self) -> bool {
+    /// How many streams it may have at a time: no more than the upstream allows, as far as that is known, and than fit
+    /// into the connection's window when their clients read nothing.
+    pub fn capacity(&self) -> usize {
+        match &*self.state.borrow() {
+            State::Opening(_) => limits::STREAMS_BEFORE_SETTINGS,
+            State::Open(sender) => sender.current_max_send_streams().min(limits::STREAMS_BEFORE_SETTINGS),
+            State::Closed(_) => 0,
+        }
+    }
+
+    /// Whether it takes requests, or will.
+    pub fn is_usable(&self) -> bool {
         match &mut *self.state.borrow_mut() {
             State::Opening(_) => true,
             State::Open(sender) => {

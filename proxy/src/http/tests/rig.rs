@@ -18,7 +18,7 @@ use crate::endpoint::Choice;
 use crate::http::exchange::Prior;
 use crate::http::h1;
 use crate::http::replay::Buffers;
-use crate::http::session::{Connected, Session};
+use crate::http::session::{Connected, Session, Supply};
 use crate::observe::{Metrics, Observer};
 use crate::policy::HttpPolicy;
 use crate::reason::{AttemptOutcome, Reason};
@@ -113,16 +113,17 @@ impl Setup {
 
     /// Starts the engine without an upstream connection.
     pub fn start(self) -> Rig {
-        self.start_with(None)
+        self.start_with(Supply::Own(None))
     }
 
     /// Starts the engine with the upstream connection that the client's own connect() led to.
     pub fn start_connected(self) -> (Rig, Peer) {
         let (near, far) = pair(self.size);
-        (self.start_with(Some(Connected { stream: near, endpoint: address() })), Peer::new(far))
+        let connected = Connected { stream: near, endpoint: address() };
+        (self.start_with(Supply::Own(Some(connected))), Peer::new(far))
     }
 
-    fn start_with(self, upstream: Option<Connected<Stream>>) -> Rig {
+    pub fn start_with(self, upstream: Supply<Stream>) -> Rig {
         let size = self.size;
         let (ask, asked) = mpsc::unbounded_channel();
         let budgets = self.budgets.unwrap_or_else(|| Budgets::new(self.node));

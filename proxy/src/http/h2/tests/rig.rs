@@ -21,7 +21,7 @@ use crate::endpoint::Choice;
 use crate::http::exchange::Prior;
 use crate::http::h2::serve;
 use crate::http::replay::Buffers;
-use crate::http::session::{Connected, Session};
+use crate::http::session::{Session, Supply};
 use crate::observe::{Metrics, Observer};
 use crate::policy::HttpPolicy;
 use crate::reason::{AttemptOutcome, Reason};
@@ -88,6 +88,10 @@ pub fn any_method(retry_on: &[Condition]) -> HttpPolicy {
 impl Rig {
     /// With the client's connection made, and none to an upstream.
     pub async fn new(policy: HttpPolicy) -> Self {
+        Self::with(policy, Supply::Own(None)).await
+    }
+
+    pub async fn with(policy: HttpPolicy, upstream: Supply<DuplexStream>) -> Self {
         let (stream, served_end) = duplex(WIRE);
         let (dialled_by, dialled) = mpsc::unbounded_channel();
         let (drain, draining) = watch::channel(false);
@@ -122,7 +126,7 @@ impl Rig {
             // As after detection: some of what the client said was read already.
             served_end.read_buf(&mut read).await.unwrap();
             let moved = Moved::default();
-            serve(served_end, read, None::<Connected<DuplexStream>>, session, draining, &moved).await
+            serve(served_end, read, upstream, session, draining, &moved).await
         });
         let mut builder = h2::client::Builder::new();
         // One stream that is not read does not stop the others.
