@@ -16,9 +16,11 @@ use redial_tests::world::World;
 
 use super::{PORT, agent};
 
-/// One way. The server closes this long after its answer, which is then on its way for as long again.
-const DELAY: Duration = Duration::from_millis(100);
-const RESTS: Duration = Duration::from_millis(100);
+/// One way, so that an answer has come after this, and the request that follows it after twice this.
+const DELAY: Duration = Duration::from_millis(300);
+/// How long after its answer a server closes: before it can have the next request. The client has as long to send that in
+/// ignorance.
+const RESTS: Duration = Duration::from_millis(500);
 
 /// What came of a client's requests, each sent as soon as the one before was answered.
 struct Came {
@@ -32,8 +34,16 @@ struct Came {
 }
 
 fn ask(methods: &[&str], answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Result<Came> {
+    ask_from_afar(Duration::ZERO, methods, answer)
+}
+
+fn ask_from_afar(
+    delay: Duration,
+    methods: &[&str],
+    answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+) -> Result<Came> {
     let world = World::new("taken")?;
-    let _link = SlowLink::new(&world.pod, &world.server, DELAY)?;
+    let _link = SlowLink::new(&world.pod, &world.server, delay)?;
     let address = SocketAddr::from((slow_link::RIGHT, PORT));
     let server = RawServer::start(&world.server, address, answer)?;
     let agent = agent(&world, "")?;
@@ -112,7 +122,7 @@ fn one_that_may_be_repeated_is() -> Result<()> {
 #[test]
 fn a_request_that_came_after_the_server_had_closed_is_sent_again() -> Result<()> {
     for method in ["GET", "POST"] {
-        let came = ask(&["GET", method], |request| match request.connection {
+        let came = ask_from_afar(DELAY, &["GET", method], |request| match request.connection {
             0 => good().rest(RESTS).then(Then::Close),
             _ => good(),
         })?;
@@ -129,7 +139,7 @@ fn a_request_that_came_after_the_server_had_closed_is_sent_again() -> Result<()>
 /// Its end of stream comes before any answer, and everything that was sent is taken all the same.
 #[test]
 fn a_request_that_a_half_closed_server_took_is_not_repeated() -> Result<()> {
-    let came = ask(&["GET", "POST"], |request| {
+    let came = ask_from_afar(DELAY, &["GET", "POST"], |request| {
         if is_first_post(request) { Answer::default() } else { good().rest(RESTS).then(Then::HalfClose) }
     })?;
     assert_eq!(came.ledger, ["GET", "POST"]);
