@@ -21,7 +21,14 @@ enum Left {
 
 struct Connection {
     reader: Reader<OwnedReadHalf>,
-    writing: OwnedWriteHalf,
+    /// None once it has been aborted: to drop this half says FIN first.
+    writing: Option<OwnedWriteHalf>,
+}
+
+impl Connection {
+    fn writing(&mut self) -> std::io::Result<&mut OwnedWriteHalf> {
+        self.writing.as_mut().ok_or_else(|| std::io::ErrorKind::BrokenPipe.into())
+    }
 }
 
 /// One request under way.
@@ -36,7 +43,7 @@ struct Serving<'a> {
 
 pub(super) async fn serve(stream: TcpStream, log: &Log) {
     let (reading, writing) = stream.into_split();
-    let mut connection = Connection { reader: Reader::new(reading), writing };
+    let mut connection = Connection { reader: Reader::new(reading), writing: Some(writing) };
     while let Ok(head) = connection.reader.head().await {
         let (method, path) = (head.word(0).to_owned(), head.word(1).to_owned());
         let (entry, steps) = log.begin(&method, &path, fields(&head.headers));
@@ -94,13 +101,16 @@ impl Serving<'_> {
                 return Ok(Left::Gone);
             }
             Step::Close => {
-                self.connection.writing.shutdown().await?;
+                self.connection.writing()?.shutdown().await?;
                 // A close with bytes unread would be a RST.
                 let _ = timeout(Duration::from_secs(2), self.connection.reader.ended()).await;
                 return Ok(Left::Gone);
             }
             Step::Abort | Step::Reset(_) => {
-                abort(self.connection.writing.as_ref());
+                if let Some(writing) = self.connection.writing.take() {
+                    abort(writing.as_ref());
+                    writing.forget();
+                }
                 return Ok(Left::Gone);
             }
             Step::Goaway(_) => return Err(std::io::Error::other("HTTP/1 has no GOAWAY")),
@@ -162,7 +172,7 @@ impl Serving<'_> {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.connection.writing.write_all(bytes).await
+        self.connection.writing()?.write_all(bytes).await
     }
 }
 

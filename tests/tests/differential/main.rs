@@ -53,6 +53,7 @@ use crate::observation::{Observation, differences, surprises};
 use crate::scenario::{Network, Scenario};
 
 /// One scenario over one protocol.
+#[derive(Clone, Copy)]
 struct Run<'a> {
     scenario: &'a Scenario,
     protocol: Protocol,
@@ -66,26 +67,58 @@ enum System {
     Redial,
 }
 
+/// How often a run that differs is made again. What differs for the sake of a busy machine does not differ each time: the
+/// scenarios have to do with time, and so has the Envoy that they are compared with.
+const MORE_RUNS: usize = 2;
+
 #[test]
 fn redial_does_what_envoy_does() -> Result<()> {
     let filter = std::env::var("SCENARIO").unwrap_or_default();
     let scenarios = Scenario::all()?;
-    let runs = runs(&scenarios, &filter)?;
+    let all = runs(&scenarios, &filter)?;
+    let mut differences = compare(&all, !filter.is_empty())?;
+    for _ in 0..MORE_RUNS {
+        if differences.reports.is_empty() {
+            return Ok(());
+        }
+        println!("{} of {} runs differ and are made again:", differences.reports.len(), all.len());
+        differences.runs.iter().for_each(|run| println!("  {}", title(run.scenario, run.protocol)));
+        differences = compare(&differences.runs, !filter.is_empty())?;
+    }
+    ensure!(
+        differences.reports.is_empty(),
+        "{}\n{} of {} runs differ each time; redial's log:\n{}",
+        differences.reports.join("\n"),
+        differences.reports.len(),
+        all.len(),
+        differences.log
+    );
+    Ok(())
+}
 
+/// The runs that differ, and how.
+struct Differences<'a> {
+    runs: Vec<Run<'a>>,
+    reports: Vec<String>,
+    log: String,
+}
+
+/// Makes all these runs, in a world of their own.
+fn compare<'a>(runs: &[Run<'a>], prints: bool) -> Result<Differences<'a>> {
     let world = World::new("envoy")?;
     let firewall = Firewall::new(&world.server)?;
     let ports = runs.iter().flat_map(|run| [System::Envoy, System::Redial].map(|system| run.port(system)));
     let upstream = HttpUpstream::start(&world.server, ports.collect())?;
-    for run in &runs {
+    for run in runs {
         run.set_fate(&firewall)?;
     }
-    let mut envoy = Envoy::start(&world.server, &bootstrap(&runs)?)?;
+    let mut envoy = Envoy::start(&world.server, &bootstrap(runs)?)?;
     let arguments = ["--node-budget-percent", "100", "--node-budget-min-per-second", "100000"];
-    let documents = documents(&runs)?;
+    let documents = documents(runs)?;
     let options = Options { config: Some(&documents), arguments: &arguments, ..Options::default() };
     let agent = Agent::start_with(&[&world.cgroup], &options)?;
 
-    let (world, runs) = (&world, &runs);
+    let world = &world;
     let (with_envoy, with_redial) = thread::scope(|scope| {
         let with_envoy = scope.spawn(move || exchange(world, runs, System::Envoy));
         let with_redial = scope.spawn(move || exchange(world, runs, System::Redial));
@@ -95,27 +128,20 @@ fn redial_does_what_envoy_does() -> Result<()> {
     let (with_envoy, with_redial) = (with_envoy.map_err(panicked)??, with_redial.map_err(panicked)??);
     ensure!(envoy.is_running()?, "Envoy crashed:\n{}", envoy.log()?);
 
-    let mut failures = Vec::new();
+    let mut differences = Differences { runs: Vec::new(), reports: Vec::new(), log: agent.log()? };
     for run in runs {
         let envoy = run.observe(System::Envoy, &with_envoy, &upstream, &firewall)?;
         let redial = run.observe(System::Redial, &with_redial, &upstream, &firewall)?;
-        let (failure, report) = run.judge(&envoy, &redial);
-        if !filter.is_empty() {
+        let (differs, report) = run.judge(&envoy, &redial);
+        if prints {
             println!("{report}");
         }
-        if failure {
-            failures.push(report);
+        if differs {
+            differences.runs.push(*run);
+            differences.reports.push(report);
         }
     }
-    ensure!(
-        failures.is_empty(),
-        "{}\n{} of {} runs differ; redial's log:\n{}",
-        failures.join("\n"),
-        failures.len(),
-        runs.len(),
-        agent.log()?
-    );
-    Ok(())
+    Ok(differences)
 }
 
 #[test]
