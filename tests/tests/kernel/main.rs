@@ -7,6 +7,7 @@ mod http;
 mod matrix;
 mod observe;
 mod policy;
+mod pool;
 mod relay;
 mod robustness;
 mod transparency;
