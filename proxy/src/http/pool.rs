@@ -55,6 +55,8 @@ type Key = (Kind, SocketAddr);
 struct Inner<S> {
     /// Of HTTP/1, none without a request to come. The one used last is the last.
     waiting: RefCell<HashMap<Key, Vec<Waiting<S>>>>,
+    /// How many these are.
+    count: Cell<usize>,
     /// Of HTTP/2.
     links: RefCell<HashMap<Key, Vec<Shared>>>,
     tasks: RefCell<JoinSet<()>>,
@@ -102,22 +104,25 @@ impl<S: Wire> Share<S> {
     pub fn take(&self, endpoint: SocketAddr) -> Option<Idle<S>> {
         let mut waiting = self.pool.0.waiting.borrow_mut();
         let connections = waiting.get_mut(&(self.kind, endpoint))?;
-        let taken = connections.pop();
+        let taken = connections.pop()?;
+        self.pool.0.count.update(|count| count.saturating_sub(1));
         if connections.is_empty() {
             waiting.remove(&(self.kind, endpoint));
         }
-        taken.map(|taken| taken.connection)
+        Some(taken.connection)
     }
 
     /// Keeps a connection for the next request, if there is room for one.
     pub fn put(&self, connection: Idle<S>) {
         let mut waiting = self.pool.0.waiting.borrow_mut();
-        if waiting.values().map(Vec::len).sum::<usize>() >= MAX_WAITING_IN_ALL {
+        if self.pool.0.count.get() >= MAX_WAITING_IN_ALL {
             return;
         }
         let connections = waiting.entry((self.kind, connection.endpoint())).or_default();
         if connections.len() >= MAX_WAITING {
             connections.remove(0);
+        } else {
+            self.pool.0.count.update(|count| count + 1);
         }
         connections.push(Waiting { connection, since: Instant::now() });
         drop(waiting);
@@ -165,6 +170,7 @@ impl<S: Wire> Inner<S> {
                 .retain_mut(|one| !is_over(one.since) && one.connection.poll_stale(&mut cx).is_pending());
             !connections.is_empty()
         });
+        self.count.set(waiting.values().map(Vec::len).sum());
         let mut links = self.links.borrow_mut();
         links.retain(|_, links| {
             links.retain_mut(|shared| {
@@ -192,6 +198,7 @@ impl<S> Default for Pool<S> {
     fn default() -> Self {
         Self(Rc::new(Inner {
             waiting: RefCell::default(),
+            count: Cell::default(),
             links: RefCell::default(),
             tasks: RefCell::default(),
             is_sweeping: Cell::default(),

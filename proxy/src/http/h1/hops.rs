@@ -5,19 +5,25 @@
 
 use bytes::Bytes;
 
-use super::head::{Framing, Method, RequestHead, ResponseHead, Version, rewrite};
+use super::head::{Framing, Method, RequestHead, ResponseHead, Upgrade, Version, rewrite};
 use crate::policy::Headers;
 
 /// The fields that are never meant for more than the next neighbour, whether Connection names them or not.
-const ALWAYS: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "te", "upgrade"];
+const ALWAYS: [&str; 6] = ["connection", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings"];
 
 /// The fields that say what a message is. A Connection that names one is not obeyed: without it the upstream would take
 /// the message for another.
 const NEVER: [&str; 3] = ["host", "content-length", "transfer-encoding"];
 
 /// A request may take its connection over: it gets one of its own, and goes through as it came.
+///
+/// That is not said of an offer to go on with HTTP/2: whoever makes it is content with HTTP/1.1, and makes it again on each
+/// of its connections.
 pub fn takes_over(head: &RequestHead) -> bool {
-    head.upgrade.is_some() || head.method == Method::Connect
+    match head.upgrade {
+        Some(Upgrade::Other) => true,
+        Some(Upgrade::H2c) | None => head.method == Method::Connect,
+    }
 }
 
 /// The head of a request, for a connection that is not only the client's.
@@ -131,6 +137,17 @@ mod tests {
         ] {
             assert_eq!(sent(head), head);
         }
+    }
+
+    #[test]
+    fn an_offer_of_http_2_is_not_passed_on() {
+        assert_eq!(
+            sent(
+                "GET / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nHost: a\r\nHTTP2-Settings: AAEAAEAA\r\n\
+                 Upgrade: h2c\r\n\r\n"
+            ),
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        );
     }
 
     #[test]
