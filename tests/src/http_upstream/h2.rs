@@ -152,6 +152,8 @@ impl Serving {
                 self.flushed().await;
                 let _ = SockRef::from(&self.wire.socket).set_linger(Some(Duration::ZERO));
                 self.wire.gone.notify_one();
+                // To drop the stream before its connection is gone would say CANCEL first.
+                sleep(Duration::from_millis(100)).await;
                 return Err(Stop::Done);
             }
             Step::Reset(code) => {
