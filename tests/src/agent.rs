@@ -111,9 +111,12 @@ impl Agent {
             fs::write(files.path().join("policy.yaml"), config)?;
             command.arg("--config").arg(files.path().join("policy.yaml"));
         }
-        if !options.has_no_access_log {
-            command.arg("--access-log").arg(files.path().join("access.log"));
-        }
+        let access_log = files.path().join("access.log");
+        command.arg("--access-log").arg(if options.has_no_access_log {
+            Path::new("none")
+        } else {
+            &access_log
+        });
         command.args(["--metrics", &metrics.to_string()]).args(options.arguments);
         let log = File::create(files.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

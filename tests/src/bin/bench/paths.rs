@@ -32,9 +32,10 @@ enum Via {
     Redial {
         handshake: &'static str,
     },
-    /// As above, with a policy for requests and without an access log.
+    /// As above, with a policy for requests. The other proxies write no log of them.
     RedialHttp {
         handshake: &'static str,
+        is_logged: bool,
     },
     Proxy {
         kind: Kind,
@@ -52,8 +53,9 @@ pub const TCP_PATHS: &[Path] = &[
 
 pub const HTTP_PATHS: &[Path] = &[
     Path { name: "direct", via: Via::Nothing },
-    Path { name: "redial eager", via: Via::RedialHttp { handshake: "eager" } },
-    Path { name: "redial held", via: Via::RedialHttp { handshake: "held" } },
+    Path { name: "redial eager", via: Via::RedialHttp { handshake: "eager", is_logged: false } },
+    Path { name: "redial held", via: Via::RedialHttp { handshake: "held", is_logged: false } },
+    Path { name: "redial logged", via: Via::RedialHttp { handshake: "held", is_logged: true } },
     proxy("bare hyper", Kind::Hyper, 3),
     proxy("envoy", Kind::Envoy, 4),
     proxy("haproxy", Kind::HaProxy, 5),
@@ -95,8 +97,9 @@ impl Path {
         let proxy = match self.via {
             Via::Nothing => Running::Nothing,
             Via::Redial { handshake } => Running::redial(world, handshake, &Options::default())?,
-            Via::RedialHttp { handshake } => {
-                let options = Options { config: Some(POLICY), has_no_access_log: true, ..Options::default() };
+            Via::RedialHttp { handshake, is_logged } => {
+                let options =
+                    Options { config: Some(POLICY), has_no_access_log: !is_logged, ..Options::default() };
                 Running::redial(world, handshake, &options)?
             }
             Via::Proxy { kind, front } => Running::Proxy(kind.start(world, front)?),
