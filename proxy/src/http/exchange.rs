@@ -260,11 +260,13 @@ impl<R: Request> Exchange<'_, R> {
         let (per_try, per_try_idle) = (self.per_try_timeout(), retry.per_try_idle_timeout);
         let idle = self.plan.policy.idle_timeout;
         let mut next = earliest(self.deadline, self.retry_at.map(|(at, _)| at));
-        if per_try.is_some() || per_try_idle.is_some() || idle.is_some() {
+        // The clock is read for those who ask when something moved last, and for nobody else.
+        let is_watched = per_try_idle.is_some() || idle.is_some();
+        if per_try.is_some() || is_watched {
             let is_complete = self.body.is_complete();
             for running in &mut self.running {
                 let moved = running.attempt.moved();
-                if moved != running.moved {
+                if is_watched && moved != running.moved {
                     running.moved = moved;
                     running.last_moved = Instant::now();
                     self.last_active = running.last_moved;
