@@ -79,8 +79,12 @@ impl<'a> Fields<'a> {
     fn each(&self, name: &str, visit: &mut dyn FnMut(&'a [u8]) -> bool) {
         let mut lines = self.lines;
         while let Some((line, rest)) = next_line(lines) {
-            if let Some((found, value)) = field(line)
-                && found.eq_ignore_ascii_case(name.as_bytes())
+            // Most lines are told to be another field's by their beginning.
+            let may_be_it =
+                line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()));
+            if may_be_it
+                && let Some((found, value)) = field(line)
+                && found.len() == name.len()
                 && !visit(value)
             {
                 return;
