@@ -3,6 +3,7 @@
 pub mod body;
 pub mod head;
 mod hops;
+mod room;
 pub mod serve;
 pub mod upstream;
 

@@ -4,10 +4,10 @@
 //! connection stays open when the upstream closes its own between two requests: the next request makes another.
 
 use std::cell::Cell;
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::body::Body;
 use super::head::{self, Fields, Framing, HeadError, Method, RequestHead, Search, Version};
 use super::hops;
+use super::room;
 use super::upstream::{Sending, Slot};
 use crate::http::added;
 use crate::http::answer::Answer;
@@ -32,10 +33,6 @@ use crate::reason::Reason;
 use crate::retry::request::Cause;
 use crate::tcp::relay::Moved;
 
-/// How much is read at once.
-const READ: usize = 16 * 1024;
-/// How much of a body is read at once.
-const READ_BODY: usize = 64 * 1024;
 /// How much is read ahead of the requests that come after the one being answered.
 const READ_AHEAD: usize = 64 * 1024;
 /// How long a client that is told off may take to read that.
@@ -108,7 +105,9 @@ pub async fn serve<S: Wire>(
                 return Reason::BadRequest;
             }
         };
-        let bytes = client.read.split_to(head.length).freeze();
+        // A copy, so that the room that it was read into is free while the request is under way.
+        let bytes = Bytes::copy_from_slice(client.read.get(..head.length).unwrap_or_default());
+        client.read.advance(head.length);
         let fields = head.fields(&bytes);
         let policy = session.policy.for_request(&fields);
         let plan = session.plan(&policy, &fields);
@@ -193,26 +192,19 @@ impl<S: Wire> Client<'_, S> {
             if self.has_ended {
                 return Poll::Ready(Next::End);
             }
-            let Poll::Ready(read) = self.poll_read(cx, READ) else { break };
+            let Poll::Ready(read) = self.poll_read(cx) else { break };
             match read {
                 Ok(0) => self.has_ended = true,
                 Ok(_) => {}
                 Err(_) => return Poll::Ready(Next::Reset),
             }
         }
-        if self.read.is_empty() {
-            // A connection that waits holds no memory.
-            self.read = BytesMut::new();
-        }
         slot.poll_stale(cx);
         Poll::Pending
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<usize>> {
-        if self.read.capacity() - self.read.len() < size / 4 {
-            self.read.reserve(size);
-        }
-        let read = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx));
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let read = ready!(room::poll_read(cx, &mut self.stream, &mut self.read));
         self.count_received(read.as_ref().copied().unwrap_or_default());
         Poll::Ready(read)
     }
@@ -305,7 +297,7 @@ impl<S: Wire> Request for Asked<'_, '_, S> {
         // Interim responses may be what the client waits for.
         let _ = self.client.poll_write(cx, &[]);
         if !self.body.ended() && self.client.read.is_empty() {
-            match ready!(self.client.poll_read(cx, READ_BODY)) {
+            match ready!(self.client.poll_read(cx)) {
                 Ok(0) => {
                     self.client.has_ended = true;
                     return Poll::Ready(Err(Gone::Gone));
@@ -330,7 +322,7 @@ impl<S: Wire> Request for Asked<'_, '_, S> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Gone> {
         let _ = self.client.poll_write(cx, &[]);
         while self.body.ended() && self.client.read.len() < READ_AHEAD {
-            match ready!(self.client.poll_read(cx, READ)) {
+            match ready!(self.client.poll_read(cx)) {
                 Ok(0) => {
                     self.client.has_ended = true;
                     // What has come after this request is still to be passed on.

@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt as _;
 use super::body::Body;
 use super::head::{MAX_HEAD, Method, RequestHead, ResponseHead, Search};
 use super::hops;
+use super::room;
 use crate::http::exchange::{Attempt, Event, Said};
 use crate::http::pool::Share;
 use crate::http::replay::Replay;
@@ -23,8 +24,6 @@ use crate::http::wire::Wire;
 use crate::retry::RequestRetry;
 use crate::retry::request::{Cause, Progress, ResponseFacts};
 
-/// How much is read at once: an answer of this size takes one read and one write.
-const READ: usize = 64 * 1024;
 /// How many parts of a request are written at once.
 const PARTS: usize = 16;
 
@@ -411,6 +410,7 @@ impl<S: Wire> Attempt for Sending<S> {
             }
         }
         if open.read.is_empty() {
+            room::give_back(&mut open.read);
             self.slot.put(Idle { stream: open.stream, endpoint: self.endpoint });
         }
     }
@@ -430,9 +430,6 @@ impl<S: Wire> Sending<S> {
 
 impl<S: Wire> Open<S> {
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
-        if self.read.capacity() - self.read.len() < READ / 4 {
-            self.read.reserve(READ);
-        }
-        pin!(self.stream.read_buf(&mut self.read)).poll(cx)
+        room::poll_read(cx, &mut self.stream, &mut self.read)
     }
 }

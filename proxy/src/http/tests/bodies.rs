@@ -188,7 +188,8 @@ fn a_failed_connect_is_retried_whatever_the_body_is() {
         let mut writing = rig.client.writes([put(length).into_bytes(), bytes(length)].concat());
         let dial = rig.dials.next().await;
         writing.stalls().await;
-        assert!(rig.buffers.used() <= 128 * KIB, "{}", rig.buffers.used());
+        // 64 KiB, a read of as much again, and what keeping the pieces costs.
+        assert!(rig.buffers.used() <= 129 * KIB, "{}", rig.buffers.used());
         dial.fail(AttemptOutcome::Refused);
         let dial = rig.dials.next().await;
         writing.stalls().await;
