@@ -62,6 +62,7 @@ struct Exchange<'a, R: Request> {
     is_final: Option<Reason>,
     was_timeout: bool,
     refused: Option<Scope>,
+    source: Option<SocketAddr>,
     /// The request's id, where redial makes one.
     id: Option<u128>,
 }
@@ -114,6 +115,7 @@ pub async fn run<R: Request>(
         is_final: None,
         was_timeout: false,
         refused: None,
+        source: None,
         id: None,
     };
     exchange.run().await
@@ -484,6 +486,7 @@ impl<R: Request> Exchange<'_, R> {
     }
 
     fn record(&mut self, running: &Running<R::Attempt>, outcome: RequestOutcome, retried: Option<Condition>) {
+        self.source = running.attempt.source();
         let response = running.attempt.response();
         self.tried.push(RequestAttempt {
             endpoint: running.endpoint,

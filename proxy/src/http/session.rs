@@ -99,7 +99,7 @@ impl<S: Wire> Session<S> {
         let asked = if is_kept { asked() } else { Asked::default() };
         self.observer.request_ended(&RequestEnd {
             origin: &self.origin,
-            source: None,
+            source: ended.source,
             protocol: sizes.protocol,
             method: asked.method,
             authority: asked.authority,

@@ -1,6 +1,7 @@
 //! The byte streams that HTTP runs over, and what redial asks of them beside reading and writing.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
@@ -19,6 +20,9 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin + 'static {
     /// After the end of the stream was read: whether the peer provably took none of the last `sent` bytes that were
     /// written.
     fn untaken(self, sent: usize) -> impl Future<Output = bool> + 'static;
+
+    /// The address that the peer sees.
+    fn local(&self) -> Option<SocketAddr>;
 
     /// Makes the connection's end a reset.
     fn reset(&self);
@@ -52,6 +56,10 @@ impl Wire for TcpStream {
         is_proven().unwrap_or(false)
     }
 
+    fn local(&self) -> Option<SocketAddr> {
+        self.local_addr().ok()
+    }
+
     fn reset(&self) {
         relay::reset(self);
     }
@@ -65,6 +73,10 @@ impl Wire for TcpStream {
 impl Wire for tokio::io::DuplexStream {
     async fn untaken(self, _sent: usize) -> bool {
         false
+    }
+
+    fn local(&self) -> Option<SocketAddr> {
+        None
     }
 
     fn reset(&self) {}

@@ -149,6 +149,7 @@ impl<R: Request> Exchange<'_, R> {
         Ended {
             status,
             reason,
+            source: self.source,
             refused: self.refused,
             is_whole,
             grpc_status: self.tried.last().and_then(|last| last.grpc_status),

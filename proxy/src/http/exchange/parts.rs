@@ -65,6 +65,9 @@ pub trait Attempt {
     /// Whether it has an upstream connection.
     fn is_connected(&self) -> bool;
 
+    /// The local address of its connection.
+    fn source(&self) -> Option<SocketAddr>;
+
     /// How much of the body it has sent.
     fn sent(&self) -> u64;
 
@@ -176,6 +179,8 @@ pub struct Ended {
     /// As the client got it.
     pub status: Option<u16>,
     pub reason: Reason,
+    /// The local address of the last attempt's connection.
+    pub source: Option<SocketAddr>,
     /// Which budget was empty, where one was.
     pub refused: Option<Scope>,
     /// The request was read to its end and the response delivered whole: the client's connection may be used again.
@@ -194,6 +199,7 @@ impl Ended {
         Self {
             status: Some(status),
             reason,
+            source: None,
             refused: None,
             is_whole: false,
             grpc_status: None,

@@ -15,6 +15,9 @@ const ALWAYS: [&str; 6] = ["connection", "keep-alive", "proxy-connection", "te",
 /// the message for another.
 const NEVER: [&str; 3] = ["host", "content-length", "transfer-encoding"];
 
+/// What Connection names where HTTP/2 is offered.
+const H2C: [&str; 2] = ["upgrade", "http2-settings"];
+
 /// A request may take its connection over: it gets one of its own, and goes through as it came.
 ///
 /// That is not said of an offer to go on with HTTP/2: whoever makes it is content with HTTP/1.1, and makes it again on each
@@ -37,6 +40,21 @@ pub fn request(head: &RequestHead, bytes: &Bytes) -> Bytes {
     // An upstream closes after such a request if it is not asked to do otherwise.
     let keep_alive = [("Connection", "keep-alive")];
     rewrite(bytes, &names, if head.version == Version::Http10 { &keep_alive } else { &[] })
+}
+
+/// The head of a request without its offer to go on with HTTP/2, as Envoy passes it on: the client then stays with
+/// HTTP/1.1, where each of its requests can be tried again.
+pub fn without_h2c(head: &RequestHead, bytes: &Bytes) -> Bytes {
+    let fields = head.fields(bytes);
+    let mut left = named(&fields);
+    left.retain(|name| !H2C.iter().any(|offer| name.eq_ignore_ascii_case(offer)));
+    let left = left.join(", ");
+    let connection = [("Connection", left.as_str())];
+    rewrite(
+        bytes,
+        &["connection", "upgrade", "http2-settings"],
+        if left.is_empty() { &[] } else { &connection },
+    )
 }
 
 /// The head of a response, for a client whose connection goes on after it, or does not.
@@ -78,7 +96,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::super::head::{self, Method, Version};
-    use super::{request, response};
+    use super::{request, response, without_h2c};
 
     fn sent(head: &'static str) -> String {
         let bytes = Bytes::from_static(head.as_bytes());
@@ -100,6 +118,20 @@ mod tests {
             ),
             "GET / HTTP/1.1\r\nhOst: a\r\nX-b:  c\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn an_offer_of_h2c_is_taken_out_and_nothing_else() {
+        for (connection, left) in [
+            ("Upgrade, HTTP2-Settings", ""),
+            ("close, upgrade, http2-settings, te", "Connection: close, te\r\n"),
+        ] {
+            let offer = format!("Connection: {connection}\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n");
+            let bytes = Bytes::from(format!("GET / HTTP/1.1\r\nhOst: a\r\n{offer}TE: trailers\r\n\r\n"));
+            let parsed = head::request(&bytes).unwrap().unwrap();
+            let expected = format!("GET / HTTP/1.1\r\nhOst: a\r\nTE: trailers\r\n{left}\r\n");
+            assert_eq!(without_h2c(&parsed, &bytes), expected);
+        }
     }
 
     #[test]

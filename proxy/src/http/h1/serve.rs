@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::body::Body;
-use super::head::{self, Fields, Framing, HeadError, Method, RequestHead, Search, Version};
+use super::head::{self, Fields, Framing, HeadError, Method, RequestHead, Search, Upgrade, Version};
 use super::hops;
 use super::room;
 use super::upstream::{Sending, Slot};
@@ -113,7 +113,7 @@ pub async fn serve<S: Wire>(
         let plan = session.plan(&policy, &fields);
         let _active = session.origin.metrics.begin();
         let mut asked = Asked {
-            bytes: without_hops(&slot, &head, without_policy(&session.policy, &bytes)),
+            bytes: without_hops(&slot, &policy, &head, without_policy(&session.policy, &bytes)),
             body: Body::new(head.body),
             client: &mut client,
             session: &session,
@@ -174,8 +174,14 @@ fn without_policy(policy: &HttpPolicy, head: &Bytes) -> Bytes {
 }
 
 /// The head without what was for us because of the connection that it came on.
-fn without_hops<S: Wire>(slot: &Slot<S>, head: &RequestHead, bytes: Bytes) -> Bytes {
-    if slot.is_shared() { hops::request(head, &bytes) } else { bytes }
+fn without_hops<S: Wire>(slot: &Slot<S>, policy: &HttpPolicy, head: &RequestHead, bytes: Bytes) -> Bytes {
+    if slot.is_shared() {
+        return hops::request(head, &bytes);
+    }
+    match head.upgrade {
+        Some(Upgrade::H2c) if policy.retry.num_retries > 0 => hops::without_h2c(head, &bytes),
+        Some(Upgrade::H2c | Upgrade::Other) | None => bytes,
+    }
 }
 
 impl<S: Wire> Client<'_, S> {

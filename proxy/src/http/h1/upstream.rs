@@ -31,6 +31,7 @@ const PARTS: usize = 16;
 pub struct Idle<S> {
     stream: S,
     endpoint: SocketAddr,
+    source: Option<SocketAddr>,
 }
 
 /// The place for the connection that the next request goes out on.
@@ -46,6 +47,8 @@ pub struct Sending<S> {
     state: State<S>,
     slot: Slot<S>,
     endpoint: SocketAddr,
+    /// The local address of the connection.
+    source: Option<SocketAddr>,
     head: Bytes,
     method: Method,
     head_sent: usize,
@@ -88,7 +91,8 @@ pub(super) struct Open<S> {
 
 impl<S: Wire> Idle<S> {
     pub fn new(connected: Connected<S>) -> Self {
-        Self { stream: connected.stream, endpoint: connected.endpoint }
+        let source = connected.stream.local();
+        Self { stream: connected.stream, endpoint: connected.endpoint, source }
     }
 
     pub fn endpoint(&self) -> SocketAddr {
@@ -185,6 +189,7 @@ impl<S: Wire> Sending<S> {
     ) -> Self {
         let is_alone = slot.is_shared() && hops::takes_over(head);
         let kept = if is_alone { None } else { slot.take(endpoint) };
+        let source = kept.as_ref().and_then(|idle| idle.source);
         let state = match kept {
             Some(idle) => {
                 let open = Open { stream: idle.stream, read: BytesMut::new() };
@@ -196,6 +201,7 @@ impl<S: Wire> Sending<S> {
             state,
             slot: slot.clone(),
             endpoint,
+            source,
             head: bytes,
             method: head.method.clone(),
             head_sent: 0,
@@ -331,7 +337,10 @@ impl<S: Wire> Attempt for Sending<S> {
         loop {
             match &mut self.state {
                 State::Dialling(dialling) => match ready!(dialling.as_mut().poll(cx)) {
-                    Ok(stream) => self.state = State::Open(Open { stream, read: BytesMut::new() }),
+                    Ok(stream) => {
+                        self.source = stream.local();
+                        self.state = State::Open(Open { stream, read: BytesMut::new() });
+                    }
                     Err(outcome) => return self.failed(Progress::NotSent, Cause::Connect(outcome)),
                 },
                 State::Kept(..) => self.take_up(cx),
@@ -357,6 +366,10 @@ impl<S: Wire> Attempt for Sending<S> {
 
     fn is_connected(&self) -> bool {
         matches!(self.state, State::Open(_))
+    }
+
+    fn source(&self) -> Option<SocketAddr> {
+        self.source
     }
 
     fn sent(&self) -> u64 {
@@ -411,7 +424,7 @@ impl<S: Wire> Attempt for Sending<S> {
         }
         if open.read.is_empty() {
             room::give_back(&mut open.read);
-            self.slot.put(Idle { stream: open.stream, endpoint: self.endpoint });
+            self.slot.put(Idle { stream: open.stream, endpoint: self.endpoint, source: self.source });
         }
     }
 }

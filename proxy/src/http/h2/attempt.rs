@@ -28,6 +28,8 @@ const HOLD: Duration = Duration::from_secs(1);
 pub struct Sending<S> {
     upstreams: Rc<Upstreams<S>>,
     endpoint: SocketAddr,
+    /// The local address of its connection.
+    source: Option<SocketAddr>,
     /// Until it is sent.
     head: Option<Request<()>>,
     /// Whether gRPC trailers may decide about a retry.
@@ -98,7 +100,7 @@ impl<S: Wire> Sending<S> {
     ) -> Self {
         let (link, is_fresh) = upstreams.to(endpoint);
         let state = State::Waiting { link, is_fresh };
-        Self { upstreams, endpoint, head: Some(head), looks_ahead, reset_by_client, state }
+        Self { upstreams, endpoint, source: None, head: Some(head), looks_ahead, reset_by_client, state }
     }
 
     /// The head of the response, once.
@@ -203,7 +205,10 @@ impl<S: Wire> Attempt for Sending<S> {
                     let is_fresh = *is_fresh;
                     let link = Rc::clone(link);
                     match ready!(link.poll_open(cx)) {
-                        Ok(sender) => self.send_head(link, sender, body),
+                        Ok(sender) => {
+                            self.source = link.source();
+                            self.send_head(link, sender, body)
+                        }
                         Err(NotOpen::Closed) => self.renew(is_fresh),
                         Err(NotOpen::Failed(outcome)) => Some(Cause::Connect(outcome)),
                     }
@@ -233,6 +238,10 @@ impl<S: Wire> Attempt for Sending<S> {
 
     fn is_connected(&self) -> bool {
         matches!(&self.state, State::Open(stream) if stream.queued.is_none())
+    }
+
+    fn source(&self) -> Option<SocketAddr> {
+        self.source
     }
 
     fn sent(&self) -> u64 {

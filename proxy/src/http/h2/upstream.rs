@@ -2,7 +2,7 @@
 //! shared by all of them. One that is lost, or that wants no more streams (GOAWAY), is replaced at the next request;
 //! the streams that it still has go on to their end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::ready;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -38,6 +38,7 @@ pub struct Upstreams<S> {
 #[derive(Debug)]
 pub struct Link {
     state: RefCell<State>,
+    source: Cell<Option<SocketAddr>>,
 }
 
 #[derive(Debug)]
@@ -119,7 +120,7 @@ impl<S: Wire> Upstreams<S> {
 
 /// Begins to make a connection, which one of the tasks looks after from here on.
 pub fn open<S: Wire>(tasks: &mut JoinSet<()>, dialling: Dialling<S>) -> Rc<Link> {
-    let link = Rc::new(Link { state: RefCell::new(State::Opening(Vec::new())) });
+    let link = Rc::new(Link { state: RefCell::new(State::Opening(Vec::new())), source: Cell::default() });
     tasks.spawn_local(drive(Rc::downgrade(&link), dialling));
     link
 }
@@ -128,10 +129,15 @@ pub fn open<S: Wire>(tasks: &mut JoinSet<()>, dialling: Dialling<S>) -> Rc<Link>
 /// holds a handle any more.
 async fn drive<S: Wire>(link: Weak<Link>, dialling: Dialling<S>) {
     let opened = match dialling.await {
-        Ok(stream) => limits::client().handshake::<S, Bytes>(stream).await.map_err(|error| {
-            tracing::debug!(%error, "the upstream's connection broke off at once");
-            NotOpen::Closed
-        }),
+        Ok(stream) => {
+            if let Some(link) = link.upgrade() {
+                link.source.set(stream.local());
+            }
+            limits::client().handshake::<S, Bytes>(stream).await.map_err(|error| {
+                tracing::debug!(%error, "the upstream's connection broke off at once");
+                NotOpen::Closed
+            })
+        }
         Err(outcome) => Err(NotOpen::Failed(outcome)),
     };
     let (sender, connection) = match opened {
@@ -170,6 +176,11 @@ impl Link {
             }
             State::Closed(why) => Poll::Ready(Err(*why)),
         }
+    }
+
+    /// Its local address, once it is made.
+    pub fn source(&self) -> Option<SocketAddr> {
+        self.source.get()
     }
 
     /// How many streams it may have at a time: no more than the upstream allows, as far as that is known, and than fit

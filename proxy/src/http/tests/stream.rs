@@ -230,6 +230,10 @@ impl Drop for Stream {
 }
 
 impl Wire for Stream {
+    fn local(&self) -> Option<std::net::SocketAddr> {
+        None
+    }
+
     async fn untaken(self, sent: usize) -> bool {
         self.untaken.get() && self.outbound.borrow().bytes.len() >= sent
     }

@@ -84,6 +84,15 @@ fn pattern(length: usize) -> Vec<u8> {
 
 /// Runs a client both ways. `command` makes it from how its program is to be started.
 fn is_transparent(least: usize, command: impl Fn(Program<'_>, &str) -> Command) -> Result<()> {
+    is_transparent_under("", least, command)
+}
+
+/// The same under a policy of which this is the `http` section.
+fn is_transparent_under(
+    policy: &str,
+    least: usize,
+    command: impl Fn(Program<'_>, &str) -> Command,
+) -> Result<()> {
     let world = World::new("wire")?;
     let server = RawServer::start(&world.server, Family::V4.server(PORT), answer)?;
     let url = format!("http://{}", Family::V4.server(PORT));
@@ -94,7 +103,7 @@ fn is_transparent(least: usize, command: impl Fn(Program<'_>, &str) -> Command) 
     let asked = server.requests().len();
     ensure!(asked >= least, "the client made {asked} requests only:\n{said_direct}");
 
-    let agent = agent(&world, "")?;
+    let agent = agent(&world, policy)?;
     let capture = Capture::start(&world.pod)?;
     let said = run(&world, &mut command(&|program| world.workload(program), &url))?;
     let (before, behind) = sides(capture)?;
@@ -182,9 +191,19 @@ fn go() -> Result<()> {
 
 #[test]
 fn java() -> Result<()> {
-    is_transparent(26, |start, url| {
+    is_transparent(13, |start, url| {
         let mut command = start("java");
-        command.args([&client("wire/Wire.java"), url]);
+        command.args([&client("wire/Wire.java"), url, "HTTP_1_1"]);
+        command
+    })
+}
+
+/// As it comes it offers h2c, which goes through where nothing would be tried again.
+#[test]
+fn java_with_an_offer_of_h2c() -> Result<()> {
+    is_transparent_under("numRetries: 0", 13, |start, url| {
+        let mut command = start("java");
+        command.args([&client("wire/Wire.java"), url, "HTTP_2"]);
         command
     })
 }
