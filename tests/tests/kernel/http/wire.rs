@@ -151,9 +151,19 @@ fn assert_same(what: &str, left: &[Connection], right: &[Connection]) {
 
 #[test]
 fn curl() -> Result<()> {
-    is_transparent(28, |start, url| {
+    is_transparent(26, |start, url| {
         let mut command = start("sh");
         command.args([&client("wire/curl.sh"), url]);
+        command
+    })
+}
+
+/// An offer of h2c goes through where nothing would be tried again.
+#[test]
+fn curl_with_an_offer_of_h2c() -> Result<()> {
+    is_transparent_under("numRetries: 0", 2, |start, url| {
+        let mut command = start("sh");
+        command.args([&client("wire/curl.sh"), url, "h2c"]);
         command
     })
 }
@@ -198,7 +208,7 @@ fn java() -> Result<()> {
     })
 }
 
-/// As it comes it offers h2c, which goes through where nothing would be tried again.
+/// As it comes it offers h2c.
 #[test]
 fn java_with_an_offer_of_h2c() -> Result<()> {
     is_transparent_under("numRetries: 0", 13, |start, url| {
