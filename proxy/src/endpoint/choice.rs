@@ -1,12 +1,13 @@
 //! The order in which the attempts of one connection go to the endpoints. Pure.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// The endpoints of one connection. The first attempt goes where the application wanted to go; each retry prefers
 /// one that was not tried yet.
 #[derive(Clone, Debug)]
 pub struct Choice {
-    endpoints: Vec<SocketAddr>,
+    endpoints: Arc<[SocketAddr]>,
     next: usize,
 }
 
@@ -27,6 +28,12 @@ impl Choice {
     pub fn starting_at(mut self, endpoint: Option<SocketAddr>) -> Self {
         self.next = self.endpoints.iter().position(|one| Some(*one) == endpoint).unwrap_or_default();
         self
+    }
+
+    /// The endpoint of the attempt before, or of the first one before there is any.
+    #[must_use]
+    pub fn same_endpoint(&self) -> SocketAddr {
+        self.endpoints[self.next.saturating_sub(1) % self.endpoints.len()]
     }
 
     /// The endpoint for the next attempt. After the last one it is the first one's turn again.

@@ -61,6 +61,7 @@ struct Exchange<'a, R: Request> {
     /// Nothing is tried again from here on.
     is_final: Option<Reason>,
     was_timeout: bool,
+    has_begun: bool,
     refused: Option<Scope>,
     source: Option<SocketAddr>,
     /// The request's id, where redial makes one.
@@ -114,6 +115,7 @@ pub async fn run<R: Request>(
         last_active: now,
         is_final: None,
         was_timeout: false,
+        has_begun: false,
         refused: None,
         source: None,
         id: None,
@@ -315,7 +317,10 @@ impl<R: Request> Exchange<'_, R> {
 
     fn begin_attempt(&mut self, now: Instant, backoff: Duration) {
         self.made += 1;
-        let endpoint = self.plan.endpoints.next_endpoint();
+        let stays = self.has_begun && !self.plan.policy.retry.hosts.avoid_previous;
+        let endpoints = &mut self.plan.endpoints;
+        let endpoint = if stays { endpoints.same_endpoint() } else { endpoints.next_endpoint() };
+        self.has_begun = true;
         let added = if self.plan.policy.added_headers == AddedHeaders::Envoy {
             Added {
                 is_on: true,

@@ -130,7 +130,7 @@ pub enum Delivered {
     UpstreamLost(Cause),
 }
 
-/// What redial adds to the head of an attempt, by [`AddedHeaders::Envoy`].
+/// What redial adds to the head of an attempt, by [`crate::policy::AddedHeaders::Envoy`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Added {
     /// None of these where the policy adds nothing.

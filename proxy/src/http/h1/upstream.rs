@@ -393,7 +393,7 @@ impl<S: Wire> Attempt for Sending<S> {
         match (&self.state, &self.response) {
             (State::Open(open), Some(response)) => {
                 let head = &response.head;
-                ResponseFacts::of(retry, &head.fields(&open.read), SystemTime::now())
+                ResponseFacts::of(retry, &head.fields(&open.read), SystemTime::now)
             }
             _ => ResponseFacts::default(),
         }

@@ -271,7 +271,7 @@ impl<S: Wire> Attempt for Sending<S> {
     fn facts(&self, retry: &RequestRetry) -> ResponseFacts {
         let Some(incoming) = self.incoming() else { return ResponseFacts::default() };
         let head = ResponseFields { status: incoming.status, headers: &incoming.headers };
-        let facts = ResponseFacts::of(retry, &head, SystemTime::now());
+        let facts = ResponseFacts::of(retry, &head, SystemTime::now);
         match &incoming.ahead {
             Some(Next::Trailers(trailers)) => facts.with_trailers(&TrailerFields(trailers)),
             Some(Next::Data(_) | Next::End | Next::Lost(_)) | None => facts,

@@ -391,6 +391,25 @@ fn a_retry_goes_to_another_endpoint_and_back() {
 }
 
 #[test]
+fn a_retry_stays_where_the_policy_does_not_avoid_it() {
+    paused(async {
+        let mut setup = Setup::new(policy(|policy| policy.retry.hosts.avoid_previous = false));
+        setup.others = vec!["10.0.0.2".parse().unwrap()];
+        let mut rig = setup.start();
+        rig.client.says(GET).await;
+        for _ in 0..3 {
+            let dial = rig.dials.next().await;
+            assert_eq!(dial.endpoint.to_string(), "10.0.0.1:80");
+            let mut upstream = dial.accept();
+            upstream.hears(GET).await;
+            upstream.stream.reset();
+        }
+        assert!(rig.client.head().await.starts_with("HTTP/1.1 503 "));
+        rig.no_dial().await;
+    });
+}
+
+#[test]
 fn connects_that_failed_before_the_request_count() {
     use crate::http::exchange::Prior;
     for (failed, left) in [(0, 2), (1, 1), (2, 0)] {

@@ -44,9 +44,13 @@ impl RequestFacts {
 }
 
 impl ResponseFacts {
-    /// What a response's head says.
+    /// What a response's head says. The present is asked for only where it matters.
     #[must_use]
-    pub fn of(retry: &RequestRetry, response: &(impl Headers + ?Sized), now: SystemTime) -> Self {
+    pub fn of(
+        retry: &RequestRetry,
+        response: &(impl Headers + ?Sized),
+        now: impl FnOnce() -> SystemTime,
+    ) -> Self {
         Self {
             status: response.get(":status").and_then(headers::number).unwrap_or_default(),
             grpc_status: grpc_status(response),
@@ -55,7 +59,7 @@ impl ResponseFacts {
             reset_after: retry
                 .rate_limited_backoff
                 .as_ref()
-                .and_then(|backoff| backoff.interval(response, now)),
+                .and_then(|backoff| backoff.interval(response, now())),
         }
     }
 

@@ -279,7 +279,7 @@ fn what_the_facts_are_read_from() {
         let anything = RequestRetry { request_headers: Vec::new(), ..retry.clone() };
         assert!(RequestFacts::of(&anything, request).retriable);
     }
-    let now = std::time::SystemTime::now();
+    let now = std::time::SystemTime::now;
     let none = ResponseFacts { status: 503, ..ResponseFacts::default() };
     for (response, expected) in [
         (&[("x-other", "1")][..], none),
