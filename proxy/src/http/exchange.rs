@@ -62,6 +62,7 @@ struct Exchange<'a, R: Request> {
     is_final: Option<Reason>,
     was_timeout: bool,
     has_begun: bool,
+    was_continued: bool,
     refused: Option<Scope>,
     source: Option<SocketAddr>,
     /// The request's id, where redial makes one.
@@ -116,6 +117,7 @@ pub async fn run<R: Request>(
         is_final: None,
         was_timeout: false,
         has_begun: false,
+        was_continued: false,
         refused: None,
         source: None,
         id: None,
@@ -139,8 +141,14 @@ impl<R: Request> Exchange<'_, R> {
         }
         loop {
             match poll_fn(|cx| self.poll(cx)).await {
-                Step::Event(_, Event::Interim(interim)) => {
-                    self.is_final = Some(Reason::NotRetriable);
+                Step::Event(_, Event::Interim { interim, is_continue }) => {
+                    if is_continue && std::mem::replace(&mut self.was_continued, true) {
+                        // Of an attempt before this one, which the client has had.
+                        continue;
+                    }
+                    if !is_continue {
+                        self.is_final = Some(Reason::NotRetriable);
+                    }
                     self.request.inform(interim);
                 }
                 Step::Event(index, Event::Head) => {

@@ -93,8 +93,11 @@ pub trait Attempt {
 /// What an attempt has come to.
 #[derive(Debug)]
 pub enum Event<I> {
-    /// An interim response.
-    Interim(I),
+    /// An interim response. 100 Continue is told apart: it says nothing but what the client asked for.
+    Interim {
+        interim: I,
+        is_continue: bool,
+    },
     /// The head of the response.
     Head,
     Failed {

@@ -276,8 +276,9 @@ impl<S: Wire> Sending<S> {
                     }
                     Ok(Some(head)) if head.interim() => {
                         self.interim += head.length;
+                        let is_continue = head.status == 100;
                         let interim = open.read.split_to(head.length).freeze();
-                        return Poll::Ready(Some(Event::Interim(interim)));
+                        return Poll::Ready(Some(Event::Interim { interim, is_continue }));
                     }
                     Ok(Some(head)) => {
                         let body = Body::new(head.body);

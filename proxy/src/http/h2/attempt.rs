@@ -346,7 +346,8 @@ impl Stream {
         if self.incoming.is_none() {
             if let Some(interim) = ready!(self.response.poll_informational(cx)?) {
                 self.received += 1;
-                return Poll::Ready(Ok(Event::Interim(interim)));
+                let is_continue = interim.status() == StatusCode::CONTINUE;
+                return Poll::Ready(Ok(Event::Interim { interim, is_continue }));
             }
             let (head, body) = ready!(Pin::new(&mut self.response).poll(cx)?).into_parts();
             self.received += 1;
