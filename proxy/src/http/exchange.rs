@@ -22,7 +22,7 @@ pub use self::parts::{
     Added, AddedToResponse, Attempt, Delivered, Ended, Event, Gone, Plan, Prior, Request, Said,
 };
 pub use self::timer::Timer;
-use self::timer::earliest;
+use self::timer::{earliest, is_over};
 use super::answer::Answer;
 use super::replay::Replay;
 use crate::observe::RequestAttempt;
@@ -31,6 +31,9 @@ use crate::reason::{Reason, RequestOutcome};
 use crate::retry::budgets::RetryUnderWay;
 use crate::retry::request::{self, Cause, Condition, Outcome, Progress, ResponseFacts, Verdict};
 use crate::retry::{Attempts, Jitter, Scope};
+
+/// How often a client is looked at that nothing is read from.
+const LOOK: Duration = Duration::from_secs(1);
 
 struct Running<A> {
     attempt: A,
@@ -61,6 +64,8 @@ struct Exchange<'a, R: Request> {
     /// Nothing is tried again from here on.
     is_final: Option<Reason>,
     was_timeout: bool,
+    /// When the client was last looked at.
+    looked: Instant,
     has_begun: bool,
     was_continued: bool,
     refused: Option<Scope>,
@@ -116,6 +121,7 @@ pub async fn run<R: Request>(
         last_active: now,
         is_final: None,
         was_timeout: false,
+        looked: now,
         has_begun: false,
         was_continued: false,
         refused: None,
@@ -148,6 +154,7 @@ impl<R: Request> Exchange<'_, R> {
                     }
                     if !is_continue {
                         self.is_final = Some(Reason::NotRetriable);
+                        self.forget_retry();
                     }
                     self.request.inform(interim);
                 }
@@ -177,6 +184,8 @@ impl<R: Request> Exchange<'_, R> {
                         return ended;
                     }
                 }
+                // A hedge whose body was let go meanwhile is none.
+                Step::RetryNow if self.body.is_lost() => self.forget_retry(),
                 Step::RetryNow => {
                     let backoff = self.retry_at.take().map_or(Duration::ZERO, |(_, backoff)| backoff);
                     self.begin_attempt(Instant::now(), backoff);
@@ -193,6 +202,7 @@ impl<R: Request> Exchange<'_, R> {
                 }
                 Step::Gone(Gone::HalfClosed) => {
                     self.is_final = Some(Reason::ClientGone);
+                    self.forget_retry();
                     for running in &mut self.running {
                         running.attempt.half_close();
                     }
@@ -213,6 +223,12 @@ impl<R: Request> Exchange<'_, R> {
         }
     }
 
+    /// Nothing is tried again, whatever was meant to be.
+    fn forget_retry(&mut self) {
+        self.retry_at = None;
+        self.under_way = None;
+    }
+
     // What happens next.
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step<<R::Attempt as Attempt>::Interim>> {
@@ -227,7 +243,9 @@ impl<R: Request> Exchange<'_, R> {
                 }
             }
             let now_sent = self.sent();
+            // A hedge that is about to begin needs all of it.
             if self.running.len() == 1
+                && self.retry_at.is_none()
                 && let Some(bound) = self.body.sent(now_sent)
                 && self.plan.policy.retry.num_retries > 0
             {
@@ -294,25 +312,45 @@ impl<R: Request> Exchange<'_, R> {
             }
             next = earliest(next, idle.map(|idle| self.last_active + idle));
         }
-        let Some(next) = next else { return Poll::Pending };
+        let look_at = self.look_at(self.sent());
+        let Some(next) = earliest(next, look_at) else { return Poll::Pending };
         let Poll::Ready(now) = self.timer.poll_until(cx, next) else { return Poll::Pending };
-        let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if is_over(self.deadline) {
+        if is_over(look_at, now) {
+            return if self.looks_gone(now) {
+                Poll::Ready(Step::Gone(Gone::Gone))
+            } else {
+                self.poll_time(cx)
+            };
+        }
+        if is_over(self.deadline, now) {
             return Poll::Ready(Step::Timeout);
         }
         for (index, running) in self.running.iter().enumerate() {
-            if is_over(running.per_try) {
+            if is_over(running.per_try, now) {
                 return Poll::Ready(Step::PerTryTimeout(index));
             }
             let counts = self.body.is_complete() && running.attempt.is_connected();
-            if counts && is_over(per_try_idle.map(|idle| running.last_moved + idle)) {
+            if counts && is_over(per_try_idle.map(|idle| running.last_moved + idle), now) {
                 return Poll::Ready(Step::PerTryIdleTimeout(index));
             }
         }
-        if is_over(self.retry_at.map(|(at, _)| at)) {
+        if is_over(self.retry_at.map(|(at, _)| at), now) {
             return Poll::Ready(Step::RetryNow);
         }
         Poll::Ready(Step::IdleTimeout)
+    }
+
+    /// When to look whether a client is still there that nothing is read from, which else would be how its leaving is
+    /// seen.
+    fn look_at(&self, sent: u64) -> Option<Instant> {
+        let is_held = !self.body.is_complete() && !self.body.wants_more(sent);
+        let is_unheard = is_held || self.is_final == Some(Reason::ClientGone);
+        is_unheard.then(|| self.looked + LOOK)
+    }
+
+    fn looks_gone(&mut self, now: Instant) -> bool {
+        self.looked = now;
+        self.request.is_gone()
     }
 
     /// The per-try timeout, which is no timeout where the request's own is not longer.

@@ -4,6 +4,7 @@
 mod bodies;
 mod connections;
 mod hedging;
+mod held;
 mod limits;
 mod malformed;
 mod matrix;

@@ -24,6 +24,9 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin + 'static {
     /// The address that the peer sees.
     fn local(&self) -> Option<SocketAddr>;
 
+    /// Whether the connection was reset, or has ended both ways.
+    fn is_hung_up(&self) -> bool;
+
     /// Makes the connection's end a reset.
     fn reset(&self);
 
@@ -60,6 +63,10 @@ impl Wire for TcpStream {
         self.local_addr().ok()
     }
 
+    fn is_hung_up(&self) -> bool {
+        socket::is_hung_up(self)
+    }
+
     fn reset(&self) {
         relay::reset(self);
     }
@@ -77,6 +84,10 @@ impl Wire for tokio::io::DuplexStream {
 
     fn local(&self) -> Option<SocketAddr> {
         None
+    }
+
+    fn is_hung_up(&self) -> bool {
+        false
     }
 
     fn reset(&self) {}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::timer::earliest;
+use super::timer::{earliest, is_over};
 use super::{AddedToResponse, Attempt as _, Delivered, Ended, Exchange, Gone, Request, Running};
 use crate::http::answer::Answer;
 use crate::policy::AddedHeaders;
@@ -73,6 +73,10 @@ impl<R: Request> Exchange<'_, R> {
                     self.is_final = Some(Reason::ClientGone);
                     chosen.attempt.half_close();
                 }
+                // One that has its response may leave the rest of its request unsaid.
+                Poll::Ready(Gone::Gone | Gone::Invalid(_)) if *delivered => {
+                    return Poll::Ready(Delivery::Delivered(Delivered::Whole));
+                }
                 Poll::Ready(Gone::Gone | Gone::Invalid(_)) => {
                     return Poll::Ready(Delivery::Delivered(Delivered::ClientGone));
                 }
@@ -87,7 +91,11 @@ impl<R: Request> Exchange<'_, R> {
         }
         if !*delivered {
             match self.request.poll_deliver(cx, &mut chosen.attempt, added) {
-                Poll::Ready(Delivered::Whole) => *delivered = true,
+                Poll::Ready(Delivered::Whole) => {
+                    *delivered = true;
+                    // From here on it is only through this that the upstream's close is seen.
+                    chosen.attempt.poll_send(cx, &self.body);
+                }
                 Poll::Ready(end) => return Poll::Ready(Delivery::Delivered(end)),
                 Poll::Pending => {}
             }
@@ -119,12 +127,20 @@ impl<R: Request> Exchange<'_, R> {
             next = earliest(next, idle.map(|idle| self.last_active + idle));
             next = earliest(next, per_try_idle.map(|idle| chosen.last_moved + idle));
         }
-        let Some(next) = next else { return Poll::Pending };
+        let look_at = self.look_at(chosen.attempt.sent());
+        let Some(next) = earliest(next, look_at) else { return Poll::Pending };
         let Poll::Ready(now) = self.timer.poll_until(cx, next) else { return Poll::Pending };
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
+        if is_over(look_at, now) {
+            return if self.looks_gone(now) {
+                Poll::Ready(Delivery::Delivered(Delivered::ClientGone))
+            } else {
+                self.poll_delivery_time(cx, chosen)
+            };
+        }
+        if is_over(self.deadline, now) {
             return Poll::Ready(Delivery::Timeout);
         }
-        let is_idle = idle.is_some_and(|idle| self.last_active + idle <= now);
+        let is_idle = is_over(idle.map(|idle| self.last_active + idle), now);
         Poll::Ready(if is_idle { Delivery::IdleTimeout } else { Delivery::PerTryIdleTimeout })
     }
 

@@ -29,6 +29,9 @@ pub trait Request {
     /// Whether the client has gone. Called once all of the body has come, or while no more of it is wanted.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Gone>;
 
+    /// Whether the client has reset its connection, where nothing that was asked of it would tell.
+    fn is_gone(&self) -> bool;
+
     /// Passes an interim response on.
     fn inform(&mut self, interim: <Self::Attempt as Attempt>::Interim);
 

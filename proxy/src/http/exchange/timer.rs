@@ -30,6 +30,11 @@ impl Timer {
     }
 }
 
+/// Whether a moment has come.
+pub fn is_over(at: Option<Instant>, now: Instant) -> bool {
+    at.is_some_and(|at| at <= now)
+}
+
 /// The earlier of two moments that may never come.
 pub fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {

@@ -35,6 +35,8 @@ use crate::tcp::relay::Moved;
 
 /// How much is read ahead of the requests that come after the one being answered.
 const READ_AHEAD: usize = 64 * 1024;
+/// What is less than this of a body is kept without the room that it was read into.
+const LITTLE: usize = 16 * 1024;
 /// How long a client that is told off may take to read that.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -215,6 +217,16 @@ impl<S: Wire> Client<'_, S> {
         Poll::Ready(read)
     }
 
+    /// Takes out what was read. What is little is copied, so that it does not keep the room that it came in.
+    fn take(&mut self, bytes: usize) -> Bytes {
+        if bytes >= LITTLE {
+            return self.read.split_to(bytes).freeze();
+        }
+        let taken = Bytes::copy_from_slice(self.read.get(..bytes).unwrap_or_default());
+        self.read.advance(taken.len());
+        taken
+    }
+
     /// Writes what was said, and `more` after it. Ready with how much of `more` was written, once that is anything, or
     /// when all was written.
     fn poll_write(&mut self, cx: &mut Context<'_>, more: &[u8]) -> Poll<io::Result<usize>> {
@@ -315,7 +327,7 @@ impl<S: Wire> Request for Asked<'_, '_, S> {
         match self.body.scan(&self.client.read) {
             Ok(scanned) => {
                 self.received += u64::try_from(scanned.payload).unwrap_or(u64::MAX);
-                let data = self.client.read.split_to(scanned.taken).freeze();
+                let data = self.client.take(scanned.taken);
                 Poll::Ready(Ok(Piece { data, trailers: None, end: self.body.ended() }))
             }
             Err(error) => {
@@ -340,6 +352,10 @@ impl<S: Wire> Request for Asked<'_, '_, S> {
             }
         }
         Poll::Pending
+    }
+
+    fn is_gone(&self) -> bool {
+        self.client.stream.is_hung_up()
     }
 
     fn inform(&mut self, interim: Bytes) {

@@ -13,7 +13,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 
 use super::body::Body;
-use super::head::{MAX_HEAD, Method, RequestHead, ResponseHead, Search};
+use super::head::{Framing, MAX_HEAD, Method, RequestHead, ResponseHead, Search};
 use super::hops;
 use super::room;
 use crate::http::exchange::{Attempt, Event, Said};
@@ -363,6 +363,16 @@ impl<S: Wire> Attempt for Sending<S> {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, body: &Replay) {
         self.write(cx, body);
+        // After its response an upstream that closes wants no more of the request.
+        if let Some((open, response)) = self.open()
+            && response.is_delivered
+            && response.ready == 0
+            && response.body.ended()
+            && response.head.body != Framing::Tunnel
+            && matches!(open.poll_read(cx), Poll::Ready(Ok(0) | Err(_)))
+        {
+            self.is_write_broken = true;
+        }
     }
 
     fn is_connected(&self) -> bool {

@@ -208,6 +208,11 @@ impl<S: Wire> exchange::Request for Asked<S> {
         })
     }
 
+    /// A reset is told wherever the stream is polled.
+    fn is_gone(&self) -> bool {
+        false
+    }
+
     fn inform(&mut self, interim: Response<()>) {
         if let Err(error) = self.respond.send_informational(interim) {
             tracing::debug!(%error, "an interim response is not passed on");

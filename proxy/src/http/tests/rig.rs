@@ -80,7 +80,7 @@ pub fn address() -> SocketAddr {
     ([10, 0, 0, 1], 80).into()
 }
 
-pub fn ms(millis: u64) -> Duration {
+pub const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 

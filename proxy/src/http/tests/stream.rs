@@ -238,6 +238,10 @@ impl Wire for Stream {
         self.untaken.get() && self.outbound.borrow().bytes.len() >= sent
     }
 
+    fn is_hung_up(&self) -> bool {
+        self.inbound.borrow().end == Some(End::Reset)
+    }
+
     fn reset(&self) {
         Self::reset(self);
     }
