@@ -532,6 +532,8 @@ impl<R: Request> Exchange<'_, R> {
 
     fn leave_all(&mut self, outcome: RequestOutcome) {
         for running in std::mem::take(&mut self.running) {
+            // What it was hedged for says more than that it was left.
+            let outcome = if running.is_hedged { RequestOutcome::PerTryTimeout } else { outcome };
             self.record(&running, outcome, None);
         }
     }
