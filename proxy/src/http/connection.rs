@@ -35,6 +35,9 @@ const DETECTION_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a client may take to begin a request after its upstream has closed without a word. A client that waits for a
 /// word is told of the close then; one that makes requests never needs to know of it.
 const CLOSED_PATIENCE: Duration = Duration::from_millis(50);
+/// How long a client may take to say anything where its connection leads nowhere. It may be one that waits for the server
+/// to speak, which no server will.
+const NOWHERE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a client that shares upstream connections may say nothing before it gets one of its own: the server may be
 /// the one that speaks first.
 const SILENCE: Duration = Duration::from_millis(50);
@@ -117,28 +120,33 @@ pub async fn serve(
     }
 }
 
-/// Reads until it is clear what the client speaks, or the upstream has spoken first.
+/// Reads until it is clear what the client speaks, or the upstream has spoken first. The client has this much patience to
+/// begin with.
 async fn detected(
     client: &mut TcpStream,
     mut upstream: Option<&TcpStream>,
     protocol: Protocol,
     read: &mut BytesMut,
+    patience: Option<Duration>,
     sni: &mut Option<Box<str>>,
     metrics: &Metrics,
 ) -> Spoken {
+    let is_http = matches!(protocol, Protocol::Http | Protocol::Grpc);
     let mut begun = false;
-    let mut patience = None;
+    let mut patience = patience;
+    // What is said to be HTTP is held to it, whatever the upstream does: requests will find out.
+    upstream = upstream.filter(|_| !is_http);
     let (spoken, counted) = loop {
         read.reserve(READ);
         let next = poll_fn(|cx| poll_first(cx, client, upstream, read));
         let first = match patience {
-            Some(patience) => timeout(patience, next).await.unwrap_or(First::Upstream),
+            Some(patience) => timeout(patience, next).await.unwrap_or(First::Nobody),
             None => next.await,
         };
         match first {
             First::Client => {
                 begun = true;
-                patience = Some(DETECTION_PATIENCE);
+                patience = Some(DETECTION_PATIENCE).filter(|_| !is_http);
             }
             First::UpstreamClosed => {
                 upstream = None;
@@ -146,16 +154,17 @@ async fn detected(
                 continue;
             }
             First::ClientReset => return Spoken::Nothing(Reason::ClientReset),
-            First::ClientEnded => break (Spoken::Other, Counted::Unknown),
+            // What is left of it is no request, and the end is passed on.
+            First::ClientEnded if is_http => break (Spoken::Http1, Counted::Unknown),
+            First::Nobody if is_http => return Spoken::Nothing(Reason::AttemptsExhausted),
+            First::ClientEnded | First::Nobody => break (Spoken::Other, Counted::Unknown),
             First::Upstream if begun => break (Spoken::Other, Counted::Unknown),
             First::Upstream => break (Spoken::Other, Counted::ServerFirst),
         }
-        let is_http = matches!(protocol, Protocol::Http | Protocol::Grpc);
         match detect(read) {
             Detected::NeedMore => {}
             Detected::Http2 => break (Spoken::Http2, Counted::H2),
             Detected::Http1 => break (Spoken::Http1, Counted::Http1),
-            // What is said to be HTTP is held to it.
             Detected::Unknown | Detected::Tls(_) if is_http => break (Spoken::Http1, Counted::Http1),
             Detected::Unknown => break (Spoken::Other, Counted::Unknown),
             Detected::Tls(hello) => {
@@ -176,6 +185,8 @@ enum First {
     Upstream,
     /// It closed without a word.
     UpstreamClosed,
+    /// For as long as the client may take.
+    Nobody,
 }
 
 fn poll_first(
@@ -241,8 +252,11 @@ impl Http {
                 Err(why) => return Spoken::Nothing(why),
             };
         }
+        let leads_nowhere = upstream.is_none() && self.shares.is_none();
+        let patience = leads_nowhere.then_some(NOWHERE_PATIENCE);
         let metrics = self.observer.metrics();
-        let spoken = detected(client, upstream.as_ref(), protocol, read, &mut record.sni, metrics).await;
+        let spoken =
+            detected(client, upstream.as_ref(), protocol, read, patience, &mut record.sni, metrics).await;
         if matches!(spoken, Spoken::Other) && self.shares.is_some() && upstream.is_none() {
             *upstream = match self.connect(client, record).await {
                 Ok(upstream) => Some(upstream),
@@ -311,28 +325,77 @@ mod tests {
         (stream, listener.accept().await.unwrap().0)
     }
 
-    /// What a connection is whose server speaks first, and whose client speaks HTTP/2 after that.
-    async fn spoken_after(server_says: &[u8]) -> Spoken {
+    /// What a connection with this upstream is taken for once the application has written `says`, which it does after
+    /// the upstream has done what it does, and has ended its side.
+    async fn spoken(protocol: Protocol, upstream: Option<&TcpStream>, says: &[u8]) -> Spoken {
         let (mut application, mut client) = pair().await;
+        let (mut read, mut sni, metrics) = (BytesMut::new(), None, Metrics::new(Default::default));
+        let detected = detected(&mut client, upstream, protocol, &mut read, None, &mut sni, &metrics);
+        let (spoken, ()) = tokio::join!(biased; detected, async {
+            application.write_all(says).await.unwrap();
+            application.shutdown().await.unwrap();
+        });
+        spoken
+    }
+
+    /// What a connection is whose server speaks first, and whose client speaks HTTP/2 after that.
+    async fn spoken_after(server_says: &[u8], protocol: Protocol) -> Spoken {
         let (upstream, mut server) = pair().await;
         server.write_all(server_says).await.unwrap();
         upstream.readable().await.unwrap();
-        let (mut read, mut sni, metrics) = (BytesMut::new(), None, Metrics::new(Default::default));
-        let detected = detected(&mut client, Some(&upstream), Protocol::Auto, &mut read, &mut sni, &metrics);
-        let (spoken, written) =
-            tokio::join!(biased; detected, application.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
-        written.unwrap();
-        spoken
+        spoken(protocol, Some(&upstream), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await
     }
 
     #[tokio::test]
     async fn a_server_that_sends_its_settings_first_speaks_http2() {
-        let spoken = spoken_after(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100]).await;
+        let spoken = spoken_after(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100], Protocol::Auto).await;
         assert!(matches!(spoken, Spoken::Http2));
     }
 
     #[tokio::test]
     async fn a_server_that_greets_is_left_alone() {
-        assert!(matches!(spoken_after(b"220 mail.test ESMTP\r\n").await, Spoken::Other));
+        const GREETING: &[u8] = b"220 mail.test ESMTP\r\n";
+        assert!(matches!(spoken_after(GREETING, Protocol::Auto).await, Spoken::Other));
+        // Unless HTTP is what is spoken here.
+        assert!(matches!(spoken_after(GREETING, Protocol::Grpc).await, Spoken::Http2));
+    }
+
+    #[tokio::test]
+    async fn what_is_http_is_held_to_it_when_its_client_ends() {
+        for says in [&b""[..], b"GE", b"\x16\x03"] {
+            assert!(matches!(spoken(Protocol::Http, None, says).await, Spoken::Http1));
+            assert!(matches!(spoken(Protocol::Auto, None, says).await, Spoken::Other));
+        }
+    }
+
+    /// What a client is taken for that says just this, and has this much patience.
+    async fn spoken_in_time(protocol: Protocol, says: &[u8], patience: Option<Duration>) -> Option<Spoken> {
+        let (mut application, mut client) = pair().await;
+        application.write_all(says).await.unwrap();
+        let (mut read, mut sni, metrics) = (BytesMut::new(), None, Metrics::new(Default::default));
+        if !says.is_empty() {
+            client.readable().await.unwrap();
+        }
+        tokio::time::pause();
+        let detected = detected(&mut client, None, protocol, &mut read, patience, &mut sni, &metrics);
+        let spoken = timeout(Duration::from_hours(1), detected).await.ok();
+        drop(application);
+        spoken
+    }
+
+    #[tokio::test]
+    async fn a_client_that_pauses_is_relayed_unless_it_speaks_http() {
+        assert!(matches!(spoken_in_time(Protocol::Auto, b"GE", None).await, Some(Spoken::Other)));
+        tokio::time::resume();
+        assert!(spoken_in_time(Protocol::Http, b"GE", None).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_silent_client_whose_connection_leads_nowhere_is_let_go() {
+        let patience = Some(NOWHERE_PATIENCE);
+        assert!(matches!(spoken_in_time(Protocol::Auto, b"", patience).await, Some(Spoken::Other)));
+        tokio::time::resume();
+        let spoken = spoken_in_time(Protocol::Http, b"", patience).await;
+        assert!(matches!(spoken, Some(Spoken::Nothing(Reason::AttemptsExhausted))));
     }
 }
