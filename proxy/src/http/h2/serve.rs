@@ -77,6 +77,7 @@ async fn answer<S: Wire>(
     let request = Request::from_parts(head, ());
     let policy = session.policy.for_request(&RequestFields(&request));
     let plan = session.plan(&policy, &RequestFields(&request));
+    let _active = session.origin.metrics.begin();
     let mut asked = Asked::new(upstreams, &policy, request, body, respond);
     let (mut timer, mut tried) = (Timer::default(), Vec::new());
     let ended = exchange::run(&mut asked, plan, &mut timer, &mut tried).await;
