@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod capture;
 pub mod cgroup;
+pub mod crowd;
 pub mod dial;
 pub mod dns;
 pub mod envoy;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cgroup::Cgroup;
+use crate::crowd::Crowd;
 use crate::dial::{Dial, Dialled, mapped};
 use crate::load::{Load, Report};
 use crate::netns::Netns;
@@ -149,6 +150,11 @@ impl World {
     /// Puts load on a server, as the workload, until the returned handle is finished.
     pub fn start_load(&self, load: &Load) -> Result<Running> {
         Running::start(&self.pod, self.cgroup.command(helper("load")?), load)
+    }
+
+    /// Starts many connections, as the workload, and leaves them: they pause after each part.
+    pub fn start_crowd(&self, crowd: &Crowd) -> Result<Running> {
+        Running::start(&self.pod, self.cgroup.command(helper("crowd")?), crowd)
     }
 
     /// A command to run as the workload.

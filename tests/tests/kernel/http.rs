@@ -2,6 +2,7 @@
 
 mod applications;
 mod idle_close;
+mod memory;
 mod operations;
 mod taken;
 mod wire;
