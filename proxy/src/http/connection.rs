@@ -27,7 +27,7 @@ use crate::reason::Reason;
 use crate::retry::budgets::DestinationBudget;
 use crate::retry::connect::DEFAULT_CONNECT_TIMEOUT;
 use crate::tcp::connect::{self, connect, dial};
-use crate::tcp::relay::{self, Moved, Stopped};
+use crate::tcp::relay::{self, Moved, Stopped, told};
 use crate::tcp::{Dialer, Signals};
 
 /// How long a client may take to say enough of itself. One that does not speak at first may take any time.
@@ -89,7 +89,7 @@ pub async fn serve(
     let mut read = BytesMut::new();
     let spoken = tokio::select! {
         spoken = http.recognise(&mut client, &mut upstream, &mut read, record) => spoken,
-        _ = stopped.wait_for(|stopped| *stopped) => Spoken::Nothing(Reason::Drained),
+        () = told(&mut stopped) => Spoken::Nothing(Reason::Drained),
     };
     let is_http2 = match spoken {
         Spoken::Http1 => false,
@@ -107,16 +107,13 @@ pub async fn serve(
         None => Supply::Own(connected),
     };
     let session = Rc::new(http.session());
-    let serving = async {
-        if is_http2 {
-            h2::serve(client, read, upstream, session, draining, moved).await
-        } else {
-            h1::serve(client, read, upstream, session, moved).await
-        }
-    };
+    if !is_http2 {
+        return h1::serve(client, read, upstream, session, Signals { stopped, draining }, moved).await;
+    }
+    // What is cut off here is seen to be: HTTP/2 says where each message ends.
     tokio::select! {
-        reason = serving => reason,
-        _ = stopped.wait_for(|stopped| *stopped) => Reason::Drained,
+        reason = h2::serve(client, read, upstream, session, draining, moved) => reason,
+        () = told(&mut stopped) => Reason::Drained,
     }
 }
 

@@ -37,6 +37,13 @@ pub struct Moved {
 /// Becomes true when every connection is to end at once.
 pub type Stopped = watch::Receiver<bool>;
 
+/// Waits until it is true: for ever, where nobody is left who could say so.
+pub async fn told(signal: &mut Stopped) {
+    if signal.wait_for(|is_true| *is_true).await.is_err() {
+        pending::<()>().await;
+    }
+}
+
 /// One end of the relay.
 #[derive(Clone, Copy)]
 struct End<'a> {
@@ -100,7 +107,7 @@ pub async fn relay_until(
 ) -> Reason {
     tokio::select! {
         reason = relay(client, upstream, moved) => reason,
-        _ = stopped.wait_for(|stopped| *stopped) => {
+        () = told(&mut stopped) => {
             reset(client);
             reset(upstream);
             Reason::Drained

@@ -4,10 +4,10 @@
 //! connection stays open when the upstream closes its own between two requests: the next request makes another.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -31,7 +31,8 @@ use crate::observe::HttpProtocol;
 use crate::policy::{Headers as _, HttpPolicy, REQUEST_HEADERS};
 use crate::reason::Reason;
 use crate::retry::request::Cause;
-use crate::tcp::relay::Moved;
+use crate::tcp::Signals;
+use crate::tcp::relay::{Moved, Stopped, told};
 
 /// How much is read ahead of the requests that come after the one being answered.
 const READ_AHEAD: usize = 64 * 1024;
@@ -80,31 +81,82 @@ enum End<S> {
 enum Next {
     Request(RequestHead),
     End,
+    /// There is none, and none is to come.
+    Drained,
     Reset,
     Refused(HeadError),
 }
 
-/// Serves the requests of one client until either side has had enough. `read` is what has come of the client already.
+/// How the requests of a client ended.
+enum Over<S> {
+    Ended(Reason),
+    /// Another protocol follows, and the upstream has said this already.
+    Tunnel(S, BytesMut),
+}
+
+/// Serves the requests of one client until either side has had enough, or it has nothing under way and is to drain.
+/// Whoever is cut off sees a reset: the end of a connection may be the end of a message. `read` is what has come of the
+/// client already.
 pub async fn serve<S: Wire>(
     client: S,
     read: BytesMut,
     supply: Supply<S>,
     session: Rc<Session<S>>,
+    signals: Signals,
     moved: &Moved,
 ) -> Reason {
+    let Signals { mut stopped, draining } = signals;
     let slot = Slot::new(supply);
     let mut client = Client { stream: client, read, out: BytesMut::new(), has_ended: false, moved };
     client.count_received(client.read.len());
+    let over = tokio::select! {
+        over = requests(&mut client, &slot, &session, draining) => over,
+        () = told(&mut stopped) => {
+            client.stream.reset();
+            return Reason::Drained;
+        }
+    };
+    let (mut upstream, read) = match over {
+        Over::Ended(reason) => return reason,
+        Over::Tunnel(upstream, read) => (upstream, read),
+    };
+    tokio::select! {
+        reason = client.tunnel(&mut upstream, &read) => reason,
+        () = told(&mut stopped) => {
+            client.stream.reset();
+            upstream.reset();
+            Reason::Drained
+        }
+    }
+}
+
+async fn requests<S: Wire>(
+    client: &mut Client<'_, S>,
+    slot: &Slot<S>,
+    session: &Session<S>,
+    mut draining: Stopped,
+) -> Over<S> {
+    let mut drained = pin!(told(&mut draining));
+    let mut is_draining = false;
     let (mut timer, mut tried, mut search) = (Timer::default(), Vec::new(), Search::default());
     loop {
-        let head = match poll_fn(|cx| client.poll_head(cx, &slot, &mut search)).await {
+        let next = poll_fn(|cx| {
+            let next = client.poll_head(cx, slot, &mut search);
+            if next.is_ready() {
+                return next;
+            }
+            is_draining = is_draining || drained.as_mut().poll(cx).is_ready();
+            if is_draining && client.read.is_empty() { Poll::Ready(Next::Drained) } else { Poll::Pending }
+        });
+        let head = match next.await {
             Next::Request(head) => head,
-            Next::End => return Reason::Closed,
-            Next::Reset => return Reason::ClientReset,
+            Next::End => return Over::Ended(Reason::Closed),
+            Next::Drained => return Over::Ended(Reason::Drained),
+            Next::Reset => return Over::Ended(Reason::ClientReset),
             Next::Refused(error) => {
                 session.refused(HttpProtocol::Http11, error.status(), error.word());
                 client.tell_off(&Answer::refused(error.status())).await;
-                return Reason::BadRequest;
+                return Over::Ended(Reason::BadRequest);
             }
         };
         // A copy, so that the room that it was read into is free while the request is under way.
@@ -115,11 +167,11 @@ pub async fn serve<S: Wire>(
         let plan = session.plan(&policy, &fields);
         let _active = session.origin.metrics.begin();
         let mut asked = Asked {
-            bytes: without_hops(&slot, &policy, &head, without_policy(&session.policy, &bytes)),
+            bytes: without_hops(slot, &policy, &head, without_policy(&session.policy, &bytes)),
             body: Body::new(head.body),
-            client: &mut client,
-            session: &session,
-            slot: &slot,
+            client: &mut *client,
+            session,
+            slot,
             head: &head,
             is_answered: false,
             is_persistent: head.persistent,
@@ -138,10 +190,10 @@ pub async fn serve<S: Wire>(
         };
         session.request_ended(&ended, &tried, || said(&head, &fields), sizes);
         match end {
-            Some(End::Tunnel(upstream, read)) => return client.tunnel(upstream, read).await,
+            Some(End::Tunnel(upstream, read)) => return Over::Tunnel(upstream, read),
             Some(End::Reset) => {
                 client.stream.reset();
-                return Reason::UpstreamReset;
+                return Over::Ended(Reason::UpstreamReset);
             }
             None => {}
         }
@@ -151,7 +203,7 @@ pub async fn serve<S: Wire>(
             if !ended.is_whole || !client.read.is_empty() {
                 client.close().await;
             }
-            return Reason::Closed;
+            return Over::Ended(Reason::Closed);
         }
     }
 }
@@ -272,15 +324,15 @@ impl<S: Wire> Client<'_, S> {
     }
 
     /// The connection is another protocol's from here on.
-    async fn tunnel(mut self, mut upstream: S, read: BytesMut) -> Reason {
-        self.out.extend_from_slice(&read);
+    async fn tunnel(&mut self, upstream: &mut S, read: &[u8]) -> Reason {
+        self.out.extend_from_slice(read);
         let written = poll_fn(|cx| self.poll_write(cx, &[])).await;
         if written.is_err() || upstream.write_all(&self.read).await.is_err() {
             self.stream.reset();
             upstream.reset();
             return Reason::ClientReset;
         }
-        self.stream.relay(&upstream, self.moved).await
+        self.stream.relay(upstream, self.moved).await
     }
 
     fn count_received(&self, bytes: usize) {

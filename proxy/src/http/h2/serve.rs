@@ -20,7 +20,7 @@ use crate::http::session::{self, Session, Sizes, Supply};
 use crate::http::wire::Wire;
 use crate::observe::HttpProtocol;
 use crate::reason::Reason;
-use crate::tcp::relay::{Moved, Stopped};
+use crate::tcp::relay::{Moved, Stopped, told};
 
 /// Serves the requests of one client until it has had enough, or its last request is over after `draining` has become
 /// true. `read` is what has come of the client already.
@@ -50,7 +50,7 @@ pub async fn serve<S: Wire>(
                         None => break if is_draining { Reason::Drained } else { Reason::Closed },
                     },
                     Some(_) = requests.join_next() => {}
-                    _ = draining.wait_for(|draining| *draining), if !is_draining => {
+                    () = told(&mut draining), if !is_draining => {
                         is_draining = true;
                         connection.graceful_shutdown();
                     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
@@ -23,6 +23,7 @@ use crate::observe::{Metrics, Observer};
 use crate::policy::HttpPolicy;
 use crate::reason::{AttemptOutcome, Reason};
 use crate::retry::{BudgetPolicy, Budgets};
+use crate::tcp::Signals;
 use crate::tcp::relay::Moved;
 
 /// Long enough for everything that is still to happen.
@@ -56,6 +57,10 @@ pub struct Rig {
     pub dials: Dials,
     pub buffers: Buffers,
     pub observer: Observer,
+    /// Tells the engine that everything is to end at once.
+    pub stop: watch::Sender<bool>,
+    /// Tells the engine that connections are to end when they can.
+    pub drain: watch::Sender<bool>,
     engine: JoinHandle<Reason>,
 }
 
@@ -151,12 +156,14 @@ impl Setup {
             origin,
         };
         let (near, far) = pair(size);
+        let ((stop, stopped), (drain, draining)) = (watch::channel(false), watch::channel(false));
+        let signals = Signals { stopped, draining };
         let engine = spawn_local(async move {
             let moved = Moved::default();
-            h1::serve(near, BytesMut::new(), upstream, Rc::new(session), &moved).await
+            h1::serve(near, BytesMut::new(), upstream, Rc::new(session), signals, &moved).await
         });
         let dials = Dials { asked };
-        Rig { client: Peer::new(far), dials, buffers: self.buffers, observer, engine }
+        Rig { client: Peer::new(far), dials, buffers: self.buffers, observer, stop, drain, engine }
     }
 }
 
