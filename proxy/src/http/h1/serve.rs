@@ -447,6 +447,10 @@ impl<S: Wire> Request for Asked<'_, '_, S> {
                 continue;
             }
             if response.head.body == Framing::Tunnel {
+                // The rest of the request goes before what comes through the tunnel.
+                if !attempt.has_sent_all() {
+                    return Poll::Pending;
+                }
                 self.end = attempt.take_stream().map(|(stream, read)| End::Tunnel(stream, read));
                 return Poll::Ready(Delivered::Whole);
             }

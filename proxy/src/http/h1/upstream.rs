@@ -224,6 +224,11 @@ impl<S: Wire> Sending<S> {
         }
     }
 
+    /// Whether no more of the request goes out.
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.is_whole || self.is_write_broken
+    }
+
     /// Takes the connection out, and what was read of it.
     pub(super) fn take_stream(&mut self) -> Option<(S, BytesMut)> {
         match std::mem::replace(&mut self.state, State::Failed) {

@@ -1,6 +1,7 @@
 //! Messages of all shapes go through as they came.
 
 use super::rig::{BAD, GET, OK, Setup, ms, paused, policy};
+use super::stream::Size;
 use crate::policy::HttpPolicy;
 use crate::reason::AttemptOutcome;
 use crate::retry::request::Methods;
@@ -277,5 +278,24 @@ fn a_stream_of_events_is_not_held_back() {
         rig.client.hears("0\r\n\r\n").await;
         rig.client.says(GET).await;
         upstream.hears(GET).await;
+    });
+}
+
+#[test]
+fn a_tunnel_begins_after_the_whole_request() {
+    paused(async {
+        let mut setup = Setup::new(policy(|_| {}));
+        setup.size = Size { room: 1024, stride: usize::MAX };
+        let mut rig = setup.start();
+        let head = "POST /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 6000\r\n\r\n";
+        let switched = "HTTP/1.1 101 Yes\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n";
+        let body = "b".repeat(6000);
+        rig.client.writes([head, &body, "tunnelled"].concat().into_bytes());
+        let mut upstream = rig.accept().await;
+        upstream.hears(head).await;
+        upstream.says(switched).await;
+        rig.client.hears(switched).await;
+        upstream.hears(body).await;
+        upstream.hears("tunnelled").await;
     });
 }
