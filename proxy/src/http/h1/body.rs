@@ -23,8 +23,6 @@ pub struct Scanned {
     pub ended: bool,
     /// How many of those taken are content, and not the framing of chunks.
     pub payload: usize,
-    /// How many of those taken, at their end, are the trailer section, its blank line included.
-    pub trailers: usize,
 }
 
 /// Why a body cannot be followed.
@@ -129,7 +127,6 @@ impl Body {
                 }
                 State::Frame(frame) => {
                     scanned.taken += 1;
-                    scanned.trailers += usize::from(matches!(frame, Frame::Trailers { .. }));
                     self.0 = frame.after(*first)?;
                 }
             }

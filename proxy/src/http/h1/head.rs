@@ -61,8 +61,6 @@ pub struct RequestHead {
     /// The client means to send another request on this connection.
     pub persistent: bool,
     pub upgrade: Option<Upgrade>,
-    /// The client waits for `100 Continue` before it sends the body.
-    pub expects_continue: bool,
     /// Its content is gRPC.
     pub grpc: bool,
 }

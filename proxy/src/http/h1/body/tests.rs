@@ -15,7 +15,6 @@ fn scan_in_two(framing: Framing, bytes: &[u8], at: usize) -> Result<Scanned, Bod
         taken: first.taken + second.taken,
         ended: second.ended,
         payload: first.payload + second.payload,
-        trailers: first.trailers + second.trailers,
     })
 }
 
@@ -30,23 +29,23 @@ fn bodies_without_chunks_are_counted() {
         (Framing::UntilClose, "hello", 5, false),
         (Framing::Tunnel, "hello", 5, false),
     ] {
-        let scanned = Scanned { taken, ended, payload: taken, trailers: 0 };
+        let scanned = Scanned { taken, ended, payload: taken };
         assert_eq!(scan(framing, bytes.as_bytes()), Ok(scanned), "{framing:?}");
     }
 }
 
 #[test]
 fn chunks_are_counted() {
-    for (bytes, payload, trailers) in [
-        ("0\r\n\r\n", 0, 2),
-        ("000\r\n\r\n", 0, 2),
-        ("5\r\nhello\r\n0\r\n\r\n", 5, 2),
-        ("5;a=b;c=\"d\"\r\nhello\r\na ;e\r\n0123456789\r\n0;f\r\n\r\n", 15, 2),
-        ("A \r\n0\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n", 10, 2),
-        ("0000000000000001\r\n1\r\n0\r\nA: b\r\ngrpc-status:0\r\n\r\n", 1, 23),
+    for (bytes, payload) in [
+        ("0\r\n\r\n", 0),
+        ("000\r\n\r\n", 0),
+        ("5\r\nhello\r\n0\r\n\r\n", 5),
+        ("5;a=b;c=\"d\"\r\nhello\r\na ;e\r\n0123456789\r\n0;f\r\n\r\n", 15),
+        ("A \r\n0\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n", 10),
+        ("0000000000000001\r\n1\r\n0\r\nA: b\r\ngrpc-status:0\r\n\r\n", 1),
     ] {
         let all = [bytes, "next"].concat();
-        let scanned = Scanned { taken: bytes.len(), ended: true, payload, trailers };
+        let scanned = Scanned { taken: bytes.len(), ended: true, payload };
         assert_eq!(scan(Framing::Chunked, all.as_bytes()), Ok(scanned), "{bytes:?}");
         let without_its_end = scan(Framing::Chunked, &bytes.as_bytes()[..bytes.len() - 1]).unwrap();
         assert_eq!((without_its_end.taken, without_its_end.ended), (bytes.len() - 1, false), "{bytes:?}");
@@ -137,7 +136,7 @@ proptest! {
         for framing in [Framing::Chunked, Framing::Length(length), Framing::UntilClose] {
             if let Ok(scanned) = scan(framing, &bytes) {
                 prop_assert!(scanned.taken <= bytes.len());
-                prop_assert!(scanned.payload + scanned.trailers <= scanned.taken);
+                prop_assert!(scanned.payload <= scanned.taken);
                 prop_assert!(scanned.ended || scanned.taken == bytes.len());
             }
         }
@@ -153,7 +152,7 @@ proptest! {
         }
         bytes.extend_from_slice(b"0\r\n\r\n");
         let payload = chunks.iter().map(Vec::len).sum();
-        let scanned = Scanned { taken: bytes.len(), ended: true, payload, trailers: 2 };
+        let scanned = Scanned { taken: bytes.len(), ended: true, payload };
         for at in 0..=bytes.len() {
             prop_assert_eq!(scan_in_two(Framing::Chunked, &bytes, at), Ok(scanned));
         }

@@ -22,7 +22,6 @@ struct Said {
     /// Connection names Upgrade.
     upgrades: bool,
     upgrade: Option<Upgrade>,
-    expects_continue: bool,
     grpc: bool,
 }
 
@@ -80,7 +79,6 @@ pub(super) fn request(head: &[u8]) -> Result<RequestHead, HeadError> {
         body,
         persistent: said.persistent(version),
         upgrade: said.upgrade.filter(|_| said.upgrades && version == Version::Http11),
-        expects_continue: said.expects_continue && version == Version::Http11,
         grpc: said.grpc,
     })
 }
@@ -147,7 +145,6 @@ impl Said {
             // Most fields are told to be none of these by their length.
             match name.len() {
                 4 if is("host") => said.hosts += 1,
-                6 if is("expect") => said.expects_continue |= value.eq_ignore_ascii_case(b"100-continue"),
                 7 if is("upgrade") => {
                     let upgrade = if has(value, b"h2c") { Upgrade::H2c } else { Upgrade::Other };
                     said.upgrade.get_or_insert(upgrade);

@@ -25,12 +25,12 @@ fn answer(head: &str) -> Result<ResponseHead, HeadError> {
 #[test]
 fn a_request_says_what_it_is() {
     let bytes = b"\r\nPOST /a?b HTTP/1.1\r\nhost: a.test\r\nContent-Length: 5\r\n\
-        Expect: 100-Continue\r\ncontent-TYPE: application/grpc+proto\r\n\r\nhello";
+        content-TYPE: application/grpc+proto\r\n\r\nhello";
     let head = ok(bytes);
     assert_eq!(head.length, bytes.len() - 5);
     assert_eq!(&bytes[head.target.clone()], b"/a?b");
     assert_eq!((head.method, head.version, head.body), (Method::Post, Version::Http11, Framing::Length(5)));
-    assert!(head.persistent && head.expects_continue && head.grpc);
+    assert!(head.persistent && head.grpc);
     assert_eq!(head.upgrade, None);
 }
 
