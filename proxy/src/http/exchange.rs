@@ -301,6 +301,11 @@ impl<R: Request> Exchange<'_, R> {
                     running.last_moved = Instant::now();
                     self.last_active = running.last_moved;
                 }
+                if running.attempt.response().is_some() {
+                    // The head has come, and waits for what comes with it.
+                    running.per_try = None;
+                    continue;
+                }
                 if !is_complete || !running.attempt.is_connected() {
                     continue;
                 }
@@ -329,7 +334,8 @@ impl<R: Request> Exchange<'_, R> {
             if is_over(running.per_try, now) {
                 return Poll::Ready(Step::PerTryTimeout(index));
             }
-            let counts = self.body.is_complete() && running.attempt.is_connected();
+            let has_head = running.attempt.response().is_some();
+            let counts = self.body.is_complete() && running.attempt.is_connected() && !has_head;
             if counts && is_over(per_try_idle.map(|idle| running.last_moved + idle), now) {
                 return Poll::Ready(Step::PerTryIdleTimeout(index));
             }

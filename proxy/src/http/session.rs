@@ -105,7 +105,8 @@ impl<S: Wire> Session<S> {
             authority: asked.authority,
             path: asked.path,
             grpc: sizes.is_grpc.then_some(Grpc { status: ended.grpc_status }),
-            status: ended.status,
+            // gRPC is answered in its own words, with a status of its own.
+            status: if ended.is_own && sizes.is_grpc { ended.status.and(Some(200)) } else { ended.status },
             attempts,
             request_bytes: sizes.request,
             response_bytes: sizes.response,

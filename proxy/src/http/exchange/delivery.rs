@@ -152,7 +152,8 @@ impl<R: Request> Exchange<'_, R> {
         let added = AddedToResponse { attempt_count: (is_on && self.made > 0).then_some(self.made) };
         let delivered = poll_fn(|cx| self.request.poll_answer(cx, answer, added)).await;
         let is_whole = delivered == Delivered::Whole && self.body.is_complete();
-        self.ended(Some(answer.status()), why, is_whole, None)
+        let ended = self.ended(Some(answer.status()), why, is_whole, None);
+        Ended { is_own: true, grpc_status: Some(answer.grpc_status()), ..ended }
     }
 
     pub(super) fn ended(
@@ -166,6 +167,7 @@ impl<R: Request> Exchange<'_, R> {
             status,
             reason,
             source: self.source,
+            is_own: false,
             refused: self.refused,
             is_whole,
             grpc_status: self.tried.last().and_then(|last| last.grpc_status),

@@ -187,6 +187,8 @@ pub struct Ended {
     pub reason: Reason,
     /// The local address of the last attempt's connection.
     pub source: Option<SocketAddr>,
+    /// The answer was redial's own.
+    pub is_own: bool,
     /// Which budget was empty, where one was.
     pub refused: Option<Scope>,
     /// The request was read to its end and the response delivered whole: the client's connection may be used again.
@@ -206,6 +208,7 @@ impl Ended {
             status: Some(status),
             reason,
             source: None,
+            is_own: true,
             refused: None,
             is_whole: false,
             grpc_status: None,

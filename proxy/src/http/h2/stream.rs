@@ -20,7 +20,7 @@ use crate::http::exchange::{self, Added, AddedToResponse, Delivered, Gone};
 use crate::http::replay::Piece;
 use crate::http::wire::Wire;
 use crate::policy::{HttpPolicy, REQUEST_HEADERS};
-use crate::retry::request::Cause;
+use crate::retry::request::{Cause, RequestFacts};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -70,8 +70,12 @@ impl<S: Wire> Asked<S> {
         }
         let is_grpc = is_grpc(head.headers());
         let mut conditions = policy.retry.retry_on.iter();
-        let looks_ahead =
-            is_grpc && policy.retry.num_retries > 0 && conditions.any(|one| one.grpc_status().is_some());
+        // What would not be tried again, whatever its status, is not held up for it.
+        let may_be_retried = policy.retry.num_retries > 0 && {
+            let facts = RequestFacts::of(&policy.retry, &RequestFields(&head));
+            facts.repeatable && facts.retriable
+        };
+        let looks_ahead = is_grpc && may_be_retried && conditions.any(|one| one.grpc_status().is_some());
         Self {
             upstreams,
             head,

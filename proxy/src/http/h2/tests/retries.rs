@@ -7,7 +7,7 @@ use h2::Reason;
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use http::header::HeaderValue;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Request, Response};
 use tokio::time::Instant;
 
 use super::rig::{
@@ -247,5 +247,49 @@ fn an_upstream_that_drains_gets_no_new_streams_and_finishes_its_old_ones() {
         assert_eq!(first.status(), 201);
         assert_eq!(read_all(first.body_mut()).await.unwrap().0, b"late");
         old.driver.await.unwrap();
+    });
+}
+
+fn grpc_call() -> Request<()> {
+    let mut request = post("/a.B/Watch");
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    request
+}
+
+/// A server that streams may send its head long before its first message.
+#[test]
+fn the_per_try_timeout_ends_with_the_head_though_it_is_held() {
+    run(async {
+        let mut policy = any_method(&[Condition::Unavailable]);
+        policy.retry.per_try_timeout = Some(Duration::from_millis(500));
+        let mut rig = Rig::new(policy).await;
+        let (response, mut out) = rig.send(grpc_call(), false);
+        out.send_data(Bytes::from_static(b"\0\0\0\0\0"), true).unwrap();
+        let mut upstream = rig.upstream().await;
+        let (_request, mut respond) = upstream.next().await;
+        let mut head = status(200);
+        head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        let _out = respond.send_response(head, false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!((response.status().as_u16(), response.headers().get("grpc-status")), (200, None));
+    });
+}
+
+#[test]
+fn an_answer_of_redials_own_is_recorded_as_the_client_got_it() {
+    run(async {
+        let mut policy = any_method(&[Condition::Unavailable]);
+        policy.timeout = Some(Duration::from_millis(500));
+        let mut rig = Rig::new(policy).await;
+        let (response, mut out) = rig.send(grpc_call(), false);
+        out.send_data(Bytes::from_static(b"\0\0\0\0\0"), true).unwrap();
+        let mut upstream = rig.upstream().await;
+        let (_request, _respond) = upstream.next().await;
+        let response = response.await.unwrap();
+        settle().await;
+        assert_eq!(response.headers().get("grpc-status").unwrap(), "14");
+        let give_ups = rig.observer.give_ups();
+        let request = give_ups[0].request.as_ref().unwrap();
+        assert_eq!(request.status, Some(200));
     });
 }
