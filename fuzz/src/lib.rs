@@ -175,6 +175,10 @@ impl Wire for Stream {
         None
     }
 
+    fn is_hung_up(&self) -> bool {
+        false
+    }
+
     fn reset(&self) {}
 
     /// A tunnel's bytes are nobody's business.
