@@ -6,7 +6,6 @@ use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use redial::http::h1::body::Body;
 use redial::http::h1::head::{Method, request};
-use redial::tcp::Signals;
 use redial::tcp::relay::Moved;
 use redial_fuzz::Talk;
 use tokio::sync::watch;
@@ -15,9 +14,8 @@ fuzz_target!(|bytes: &[u8]| {
     let Some(talk) = Talk::parse(bytes) else { return };
     let heard = talk.through(|client, supply, session| async move {
         let moved = Moved::default();
-        let ((_stop, stopped), (_drain, draining)) = (watch::channel(false), watch::channel(false));
-        let signals = Signals { stopped, draining };
-        redial::http::h1::serve(client, BytesMut::new(), supply, session, signals, &moved).await
+        let (_stop, stopped) = watch::channel(false);
+        redial::http::h1::serve(client, BytesMut::new(), supply, session, stopped, &moved).await
     });
     // An upstream may go on in another protocol, asked or not.
     let may_switch = bytes.windows(4).any(|window| window == b" 101");

@@ -108,7 +108,7 @@ pub async fn serve(
     };
     let session = Rc::new(http.session());
     if !is_http2 {
-        return h1::serve(client, read, upstream, session, Signals { stopped, draining }, moved).await;
+        return h1::serve(client, read, upstream, session, stopped, moved).await;
     }
     // What is cut off here is seen to be: HTTP/2 says where each message ends.
     tokio::select! {

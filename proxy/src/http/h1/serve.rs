@@ -4,10 +4,10 @@
 //! connection stays open when the upstream closes its own between two requests: the next request makes another.
 
 use std::cell::Cell;
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -31,7 +31,6 @@ use crate::observe::HttpProtocol;
 use crate::policy::{Headers as _, HttpPolicy, REQUEST_HEADERS};
 use crate::reason::Reason;
 use crate::retry::request::Cause;
-use crate::tcp::Signals;
 use crate::tcp::relay::{Moved, Stopped, told};
 
 /// How much is read ahead of the requests that come after the one being answered.
@@ -81,8 +80,6 @@ enum End<S> {
 enum Next {
     Request(RequestHead),
     End,
-    /// There is none, and none is to come.
-    Drained,
     Reset,
     Refused(HeadError),
 }
@@ -94,7 +91,8 @@ enum Over<S> {
     Tunnel(S, BytesMut),
 }
 
-/// Serves the requests of one client until either side has had enough, or it has nothing under way and is to drain.
+/// Serves the requests of one client until either side has had enough. Draining ends nothing here: a request may be on its
+/// way to a connection that has just been closed, and in HTTP/1 nothing can be said before that.
 /// Whoever is cut off sees a reset: the end of a connection may be the end of a message. `read` is what has come of the
 /// client already.
 pub async fn serve<S: Wire>(
@@ -102,15 +100,14 @@ pub async fn serve<S: Wire>(
     read: BytesMut,
     supply: Supply<S>,
     session: Rc<Session<S>>,
-    signals: Signals,
+    mut stopped: Stopped,
     moved: &Moved,
 ) -> Reason {
-    let Signals { mut stopped, draining } = signals;
     let slot = Slot::new(supply);
     let mut client = Client { stream: client, read, out: BytesMut::new(), has_ended: false, moved };
     client.count_received(client.read.len());
     let over = tokio::select! {
-        over = requests(&mut client, &slot, &session, draining) => over,
+        over = requests(&mut client, &slot, &session) => over,
         () = told(&mut stopped) => {
             client.stream.reset();
             return Reason::Drained;
@@ -130,28 +127,12 @@ pub async fn serve<S: Wire>(
     }
 }
 
-async fn requests<S: Wire>(
-    client: &mut Client<'_, S>,
-    slot: &Slot<S>,
-    session: &Session<S>,
-    mut draining: Stopped,
-) -> Over<S> {
-    let mut drained = pin!(told(&mut draining));
-    let mut is_draining = false;
+async fn requests<S: Wire>(client: &mut Client<'_, S>, slot: &Slot<S>, session: &Session<S>) -> Over<S> {
     let (mut timer, mut tried, mut search) = (Timer::default(), Vec::new(), Search::default());
     loop {
-        let next = poll_fn(|cx| {
-            let next = client.poll_head(cx, slot, &mut search);
-            if next.is_ready() {
-                return next;
-            }
-            is_draining = is_draining || drained.as_mut().poll(cx).is_ready();
-            if is_draining && client.read.is_empty() { Poll::Ready(Next::Drained) } else { Poll::Pending }
-        });
-        let head = match next.await {
+        let head = match poll_fn(|cx| client.poll_head(cx, slot, &mut search)).await {
             Next::Request(head) => head,
             Next::End => return Over::Ended(Reason::Closed),
-            Next::Drained => return Over::Ended(Reason::Drained),
             Next::Reset => return Over::Ended(Reason::ClientReset),
             Next::Refused(error) => {
                 session.refused(HttpProtocol::Http11, error.status(), error.word());

@@ -453,29 +453,6 @@ fn connects_that_were_given_up_are_answered_with_503() {
 }
 
 #[test]
-fn a_client_that_asks_nothing_is_let_go_while_draining() {
-    paused(async {
-        let mut rig = Setup::new(policy(|_| {})).start();
-        rig.client.says(GET).await;
-        let mut upstream = rig.accept().await;
-        upstream.hears(GET).await;
-        rig.drain.send_replace(true);
-        rig.client.hears_nothing_for(ms(1_000)).await;
-        // What it has begun to ask is still answered.
-        upstream.says(OK).await;
-        rig.client.says("GET /a").await;
-        rig.client.hears(OK).await;
-        rig.client.hears_nothing_for(ms(1_000)).await;
-        rig.client.says(" HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        upstream.hears(GET).await;
-        upstream.says(OK).await;
-        rig.client.hears(OK).await;
-        rig.client.sees_end().await;
-        assert_eq!(rig.ended().await, Reason::Drained);
-    });
-}
-
-#[test]
 fn what_is_cut_off_ends_with_a_reset() {
     paused(async {
         let mut rig = Setup::new(policy(|_| {})).start();

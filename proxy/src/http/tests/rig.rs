@@ -23,7 +23,6 @@ use crate::observe::{Metrics, Observer};
 use crate::policy::HttpPolicy;
 use crate::reason::{AttemptOutcome, Reason};
 use crate::retry::{BudgetPolicy, Budgets};
-use crate::tcp::Signals;
 use crate::tcp::relay::Moved;
 
 /// Long enough for everything that is still to happen.
@@ -60,7 +59,6 @@ pub struct Rig {
     /// Tells the engine that everything is to end at once.
     pub stop: watch::Sender<bool>,
     /// Tells the engine that connections are to end when they can.
-    pub drain: watch::Sender<bool>,
     engine: JoinHandle<Reason>,
 }
 
@@ -156,14 +154,13 @@ impl Setup {
             origin,
         };
         let (near, far) = pair(size);
-        let ((stop, stopped), (drain, draining)) = (watch::channel(false), watch::channel(false));
-        let signals = Signals { stopped, draining };
+        let (stop, stopped) = watch::channel(false);
         let engine = spawn_local(async move {
             let moved = Moved::default();
-            h1::serve(near, BytesMut::new(), upstream, Rc::new(session), signals, &moved).await
+            h1::serve(near, BytesMut::new(), upstream, Rc::new(session), stopped, &moved).await
         });
         let dials = Dials { asked };
-        Rig { client: Peer::new(far), dials, buffers: self.buffers, observer, stop, drain, engine }
+        Rig { client: Peer::new(far), dials, buffers: self.buffers, observer, stop, engine }
     }
 }
 
