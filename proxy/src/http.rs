@@ -16,3 +16,8 @@ pub mod wire;
 
 #[cfg(test)]
 mod tests;
+
+/// A length in memory, as the lengths of bodies are counted.
+fn widened(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

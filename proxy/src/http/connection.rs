@@ -227,7 +227,7 @@ async fn relayed(
         // What the upstream said before it broke off is still the client's to read: the relay passes it on.
         tracing::debug!("the upstream does not take what the client said first");
     }
-    moved.sent.set(u64::try_from(read.len()).unwrap_or(u64::MAX));
+    moved.count_sent(read.len());
     relay::relay_until(&client, &upstream, moved, stopped).await
 }
 
@@ -241,13 +241,20 @@ impl Http {
         read: &mut BytesMut,
         record: &mut Connection,
     ) -> Spoken {
+        self.try_recognise(client, upstream, read, record).await.unwrap_or_else(Spoken::Nothing)
+    }
+
+    async fn try_recognise(
+        &mut self,
+        client: &mut TcpStream,
+        upstream: &mut Option<TcpStream>,
+        read: &mut BytesMut,
+        record: &mut Connection,
+    ) -> Result<Spoken, Reason> {
         let protocol = self.policy.protocol;
         let may_be_silent = self.shares.is_some() && protocol == Protocol::Auto;
         if may_be_silent && timeout(SILENCE, client.readable()).await.is_err() {
-            *upstream = match self.connect(client, record).await {
-                Ok(upstream) => Some(upstream),
-                Err(why) => return Spoken::Nothing(why),
-            };
+            *upstream = Some(self.connect(client, record).await?);
         }
         let leads_nowhere = upstream.is_none() && self.shares.is_none();
         let patience = leads_nowhere.then_some(NOWHERE_PATIENCE);
@@ -255,12 +262,9 @@ impl Http {
         let spoken =
             detected(client, upstream.as_ref(), protocol, read, patience, &mut record.sni, metrics).await;
         if matches!(spoken, Spoken::Other) && self.shares.is_some() && upstream.is_none() {
-            *upstream = match self.connect(client, record).await {
-                Ok(upstream) => Some(upstream),
-                Err(why) => return Spoken::Nothing(why),
-            };
+            *upstream = Some(self.connect(client, record).await?);
         }
-        spoken
+        Ok(spoken)
     }
 
     /// Connects as is done before a client's handshake where there is no pool.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::widened;
 use crate::observe::BodyBound;
 
 /// How much is read ahead of an upstream that does not take it, whatever the policy keeps.
@@ -133,7 +134,7 @@ impl Replay {
         } else {
             self.limit.max(READ_AHEAD)
         };
-        unsent < u64::try_from(room).unwrap_or(u64::MAX)
+        unsent < widened(room)
     }
 
     pub fn push(&mut self, piece: Piece) {
@@ -206,7 +207,7 @@ impl Replay {
 
 impl Kept {
     fn end(&self) -> u64 {
-        self.start + u64::try_from(self.data.len()).unwrap_or(u64::MAX)
+        self.start + widened(self.data.len())
     }
 
     /// How much of it is before this offset of the body.

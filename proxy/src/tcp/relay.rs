@@ -34,6 +34,16 @@ pub struct Moved {
     pub received: Cell<u64>,
 }
 
+impl Moved {
+    pub fn count_sent(&self, bytes: usize) {
+        count(&self.sent, bytes);
+    }
+
+    pub fn count_received(&self, bytes: usize) {
+        count(&self.received, bytes);
+    }
+}
+
 /// Becomes true when every connection is to end at once.
 pub type Stopped = watch::Receiver<bool>;
 
@@ -156,7 +166,7 @@ async fn one_way(
         let (read, written) = BUFFERS.with_borrow_mut(|buffer| pass_on(from, to, buffer, &mut rest))?;
         match read {
             Read::Nothing => {}
-            Read::Bytes(count) => moved.set(moved.get() + count),
+            Read::Bytes(bytes) => count(moved, bytes),
             Read::End => break,
         }
         if !written {
@@ -183,7 +193,7 @@ async fn one_way(
 
 enum Read {
     Nothing,
-    Bytes(u64),
+    Bytes(usize),
     End,
 }
 
@@ -209,7 +219,11 @@ fn pass_on(
     };
     let left = bytes.get(written..).unwrap_or_default();
     rest.extend_from_slice(left);
-    Ok((Read::Bytes(u64::try_from(count).unwrap_or(u64::MAX)), left.is_empty()))
+    Ok((Read::Bytes(count), left.is_empty()))
+}
+
+fn count(counter: &Cell<u64>, bytes: usize) {
+    counter.set(counter.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
 }
 
 /// `None` where there is nothing to read now. A read that does not fill the buffer says nothing about what is left: it also

@@ -29,11 +29,9 @@ impl<R: Request> Exchange<'_, R> {
         let first_byte = Some(self.begun.elapsed());
         let mut chosen = self.running.swap_remove(index);
         self.leave_all(RequestOutcome::Cancelled);
-        self.retry_at = None;
-        self.under_way = None;
+        self.forget_retry();
         self.body.give_up(chosen.attempt.sent());
-        let is_on = self.plan.policy.added_headers == AddedHeaders::Envoy;
-        let added = AddedToResponse { attempt_count: is_on.then_some(self.made) };
+        let added = self.added_to_response();
         let mut delivered = false;
         let end = poll_fn(|cx| self.poll_delivery(cx, &mut chosen, added, &mut delivered)).await;
         let status = chosen.attempt.response().map(|response| response.status);
@@ -146,14 +144,17 @@ impl<R: Request> Exchange<'_, R> {
 
     /// Answers in the upstream's place.
     pub(super) async fn answer(&mut self, answer: &Answer, why: Reason) -> Ended {
-        self.retry_at = None;
-        self.under_way = None;
-        let is_on = self.plan.policy.added_headers == AddedHeaders::Envoy;
-        let added = AddedToResponse { attempt_count: (is_on && self.made > 0).then_some(self.made) };
+        self.forget_retry();
+        let added = self.added_to_response();
         let delivered = poll_fn(|cx| self.request.poll_answer(cx, answer, added)).await;
         let is_whole = delivered == Delivered::Whole && self.body.is_complete();
         let ended = self.ended(Some(answer.status()), why, is_whole, None);
         Ended { is_own: true, grpc_status: Some(answer.grpc_status()), ..ended }
+    }
+
+    fn added_to_response(&self) -> AddedToResponse {
+        let is_on = self.plan.policy.added_headers == AddedHeaders::Envoy;
+        AddedToResponse { attempt_count: (is_on && self.made > 0).then_some(self.made) }
     }
 
     pub(super) fn ended(

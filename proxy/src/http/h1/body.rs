@@ -3,6 +3,7 @@
 //! Bodies are passed on as they came; [`Body`] only counts. How the bytes are split among calls changes nothing.
 
 use super::head::{Framing, MAX_HEAD, is_token};
+use crate::http::widened;
 
 /// The most bytes of the extensions of a chunk.
 pub const MAX_EXTENSION: usize = 4 * 1024;
@@ -210,10 +211,6 @@ impl BodyError {
             Self::TrailersTooLarge => "trailers-too-large",
         }
     }
-}
-
-fn widened(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

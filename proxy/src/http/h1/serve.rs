@@ -3,7 +3,6 @@
 //! What goes through goes through as it came, byte for byte, unless the policy adds or takes out headers. The client's
 //! connection stays open when the upstream closes its own between two requests: the next request makes another.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -26,6 +25,7 @@ use crate::http::answer::Answer;
 use crate::http::exchange::{self, Added, AddedToResponse, Delivered, Gone, Request, Timer};
 use crate::http::replay::Piece;
 use crate::http::session::{self, Session, Sizes, Supply};
+use crate::http::widened;
 use crate::http::wire::Wire;
 use crate::observe::HttpProtocol;
 use crate::policy::{Headers as _, HttpPolicy, REQUEST_HEADERS};
@@ -105,7 +105,7 @@ pub async fn serve<S: Wire>(
 ) -> Reason {
     let slot = Slot::new(supply);
     let mut client = Client { stream: client, read, out: BytesMut::new(), has_ended: false, moved };
-    client.count_received(client.read.len());
+    moved.count_sent(client.read.len());
     let over = tokio::select! {
         over = requests(&mut client, &slot, &session) => over,
         () = told(&mut stopped) => {
@@ -246,7 +246,7 @@ impl<S: Wire> Client<'_, S> {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let read = ready!(room::poll_read(cx, &mut self.stream, &mut self.read));
-        self.count_received(read.as_ref().copied().unwrap_or_default());
+        self.moved.count_sent(read.as_ref().copied().unwrap_or_default());
         Poll::Ready(read)
     }
 
@@ -272,7 +272,7 @@ impl<S: Wire> Client<'_, S> {
             };
             let said = written.min(self.out.len());
             self.out.advance(said);
-            self.count_sent(written);
+            self.moved.count_received(written);
             if written > said {
                 return Poll::Ready(Ok(written - said));
             }
@@ -281,7 +281,7 @@ impl<S: Wire> Client<'_, S> {
             return Poll::Ready(Ok(0));
         }
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, more))?;
-        self.count_sent(written);
+        self.moved.count_received(written);
         Poll::Ready(Ok(written))
     }
 
@@ -315,18 +315,6 @@ impl<S: Wire> Client<'_, S> {
         }
         self.stream.relay(upstream, self.moved).await
     }
-
-    fn count_received(&self, bytes: usize) {
-        count(&self.moved.sent, bytes);
-    }
-
-    fn count_sent(&self, bytes: usize) {
-        count(&self.moved.received, bytes);
-    }
-}
-
-fn count(counter: &Cell<u64>, bytes: usize) {
-    counter.set(counter.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
 }
 
 impl<S: Wire> Request for Asked<'_, '_, S> {
@@ -359,7 +347,7 @@ impl<S: Wire> Request for Asked<'_, '_, S> {
         }
         match self.body.scan(&self.client.read) {
             Ok(scanned) => {
-                self.received += u64::try_from(scanned.payload).unwrap_or(u64::MAX);
+                self.received += widened(scanned.payload);
                 let data = self.client.take(scanned.taken);
                 Poll::Ready(Ok(Piece { data, trailers: None, end: self.body.ended() }))
             }
@@ -409,7 +397,7 @@ impl<S: Wire> Request for Asked<'_, '_, S> {
             if response.ready == 0 && !response.body.ended() && !open.read.is_empty() {
                 match response.body.scan(&open.read) {
                     Ok(scanned) => {
-                        self.delivered += u64::try_from(scanned.payload).unwrap_or(u64::MAX);
+                        self.delivered += widened(scanned.payload);
                         response.ready = scanned.taken;
                     }
                     Err(error) => {
@@ -503,7 +491,7 @@ impl<S: Wire> Asked<'_, '_, S> {
         // The head goes out together with what has come of the body. What is wrong with that is told when it is its turn.
         let body = open.read.get(response.head.length..).unwrap_or_default();
         if let Ok(scanned) = response.body.scan(body) {
-            self.delivered += u64::try_from(scanned.payload).unwrap_or(u64::MAX);
+            self.delivered += widened(scanned.payload);
             response.ready = response.head.length + scanned.taken;
         } else {
             response.ready = response.head.length;

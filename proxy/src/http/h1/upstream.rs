@@ -20,6 +20,7 @@ use crate::http::exchange::{Attempt, Event, Said};
 use crate::http::pool::Share;
 use crate::http::replay::Replay;
 use crate::http::session::{Connected, Dial, Dialling, Session, Supply};
+use crate::http::widened;
 use crate::http::wire::Wire;
 use crate::retry::RequestRetry;
 use crate::retry::request::{Cause, Progress, ResponseFacts};
@@ -238,7 +239,7 @@ impl<S: Wire> Sending<S> {
     }
 
     pub(super) fn count_received(&mut self, bytes: usize) {
-        self.received += u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.received += widened(bytes);
     }
 
     fn has_sent(&self) -> bool {
@@ -260,7 +261,7 @@ impl<S: Wire> Sending<S> {
         if self.received > 0 || !self.has_sent() || self.is_half_closing {
             return Some(self.lost());
         }
-        let sent = u64::try_from(self.head_sent).unwrap_or(u64::MAX).saturating_add(self.body_sent);
+        let sent = widened(self.head_sent).saturating_add(self.body_sent);
         let Ok(sent) = usize::try_from(sent) else { return Some(self.lost()) };
         let State::Open(open) = std::mem::replace(&mut self.state, State::Failed) else {
             return Some(self.lost());
@@ -298,7 +299,7 @@ impl<S: Wire> Sending<S> {
             }
             match ready!(open.poll_read(cx)) {
                 Ok(0) => return self.ended().map_or(Poll::Ready(None), |event| event.map(Some)),
-                Ok(count) => self.received += u64::try_from(count).unwrap_or(u64::MAX),
+                Ok(count) => self.received += widened(count),
                 Err(_) => return self.lost().map(Some),
             }
         }
@@ -326,7 +327,7 @@ impl<S: Wire> Sending<S> {
                 Poll::Ready(Ok(count)) => {
                     let of_head = count.min(self.head.len() - self.head_sent);
                     self.head_sent += of_head;
-                    self.body_sent += u64::try_from(count - of_head).unwrap_or(u64::MAX);
+                    self.body_sent += widened(count - of_head);
                 }
                 // What the upstream said before it broke off is still to be read.
                 Poll::Ready(Err(_)) => self.is_write_broken = true,
@@ -393,7 +394,7 @@ impl<S: Wire> Attempt for Sending<S> {
     }
 
     fn moved(&self) -> u64 {
-        u64::try_from(self.head_sent).unwrap_or(u64::MAX) + self.body_sent + self.received
+        widened(self.head_sent) + self.body_sent + self.received
     }
 
     fn can_send(&self) -> bool {

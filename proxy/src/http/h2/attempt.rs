@@ -17,6 +17,7 @@ use super::fields::{ResponseFields, TrailerFields};
 use super::upstream::{Link, NotOpen, Upstreams};
 use crate::http::exchange::{Attempt, Event, Said};
 use crate::http::replay::Replay;
+use crate::http::widened;
 use crate::http::wire::Wire;
 use crate::retry::RequestRetry;
 use crate::retry::request::{Cause, Progress, ResponseFacts, grpc_status};
@@ -321,7 +322,7 @@ impl Stream {
                 Poll::Pending => return,
             };
             let data = data.split_to(room);
-            self.sent += u64::try_from(room).unwrap_or(u64::MAX);
+            self.sent += widened(room);
             let is_last = body.is_complete() && body.received() == self.sent && body.trailers().is_none();
             self.is_refused = self.out.send_data(data, is_last).is_err();
             self.is_all_sent = is_last;
@@ -413,7 +414,7 @@ impl Next {
     /// As [`Attempt::moved`] counts it.
     fn size(&self) -> u64 {
         match self {
-            Self::Data(data) => u64::try_from(data.len()).unwrap_or(u64::MAX),
+            Self::Data(data) => widened(data.len()),
             Self::Trailers(_) => 1,
             Self::End | Self::Lost(_) => 0,
         }

@@ -1,6 +1,5 @@
 //! A client's connection, of which something was read before it was known to be HTTP/2.
 
-use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -36,7 +35,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<'_, S> {
                 this.read = BytesMut::new();
             }
         }
-        count(&this.moved.sent, into.filled().len() - before);
+        this.moved.count_sent(into.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
@@ -45,7 +44,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<'_, S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
-        count(&this.moved.received, written);
+        this.moved.count_received(written);
         Poll::Ready(Ok(written))
     }
 
@@ -56,7 +55,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<'_, S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, parts))?;
-        count(&this.moved.received, written);
+        this.moved.count_received(written);
         Poll::Ready(Ok(written))
     }
 
@@ -71,8 +70,4 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<'_, S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
-}
-
-fn count(counter: &Cell<u64>, bytes: usize) {
-    counter.set(counter.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
 }

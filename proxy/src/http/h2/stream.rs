@@ -18,6 +18,7 @@ use crate::http::added;
 use crate::http::answer::Answer;
 use crate::http::exchange::{self, Added, AddedToResponse, Delivered, Gone};
 use crate::http::replay::Piece;
+use crate::http::widened;
 use crate::http::wire::Wire;
 use crate::policy::{HttpPolicy, REQUEST_HEADERS};
 use crate::retry::request::{Cause, RequestFacts};
@@ -183,7 +184,7 @@ impl<S: Wire> exchange::Request for Asked<S> {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Gone>> {
         match ready!(self.body.poll_data(cx)) {
             Some(Ok(data)) => {
-                self.received += u64::try_from(data.len()).unwrap_or(u64::MAX);
+                self.received += widened(data.len());
                 // From here on it is the replay's to bound.
                 let released = self.body.flow_control().release_capacity(data.len());
                 debug_assert!(released.is_ok(), "no more is released than came");
@@ -259,7 +260,7 @@ impl<S: Wire> exchange::Request for Asked<S> {
                 return Poll::Ready(Delivered::ClientGone);
             }
             attempt.release(room);
-            self.delivered += u64::try_from(room).unwrap_or(u64::MAX);
+            self.delivered += widened(room);
             if is_end {
                 self.is_over = true;
                 return Poll::Ready(Delivered::Whole);
