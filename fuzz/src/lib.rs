@@ -120,7 +120,10 @@ impl<'a> Talk<'a> {
         let budget = BudgetPolicy::default();
         let observer = Observer::new(Metrics::new(Default::default), None);
         Session {
-            policy: Arc::new(policy),
+            router: Router::of(Policy { budget: BudgetPolicy::default(), ..Policy::for_requests(policy) }),
+            workload: "test".into(),
+            destination: endpoint,
+            addresses: Addresses::default(),
             endpoints: Choice::new(endpoint, []),
             dial: Rc::new(move |_| {
                 let (near, far) = duplex(room);
@@ -131,11 +134,11 @@ impl<'a> Talk<'a> {
                 spawn_local(talks(far, says, piece, waits, hears));
                 Box::pin(ready(Ok(Stream(near))))
             }),
-            budget: Budgets::new(budget).destination(endpoint, budget),
+            budgets: Budgets::new(budget),
             epoch: Instant::now(),
             buffers,
             prior: Prior::default().into(),
-            origin: observer.requests_of("fuzz".into(), endpoint, "fuzz".into()),
+            under: RefCell::default(),
             observer,
         }
     }

@@ -12,6 +12,7 @@ mod serve;
 
 pub use limits::AtLimit;
 
+use crate::policy::Identity;
 use crate::retry::BudgetPolicy;
 use crate::{
     dialect,
@@ -68,6 +69,8 @@ pub struct Settings {
     pub at_limit: AtLimit,
     /// The retry budget of all destinations together.
     pub node_budget: BudgetPolicy,
+    /// What is known of the workloads, for policies that ask.
+    pub identity: Option<Arc<Identity>>,
     /// How many bytes of requests' bodies may be kept for retries, of all requests together.
     pub max_buffered: usize,
     pub drain_timeout: Duration,

@@ -1,7 +1,7 @@
 //! Documents to policies: one file a document format.
 //!
-//! A document is told by its `apiVersion` and `kind`. Nothing of a document with a problem is used, and all its problems
-//! are told at once, each with file, line, field and what is allowed. What is legal but does nothing, or harm, is noted.
+//! Documents are read together, whatever files they are in, since they refer to each other. A document is told by its
+//! `apiVersion` and `kind`, its `type`, or its shape. With any problem nothing is used, and all problems are told at once, each with file, line, field and what is allowed. What is legal but does nothing, or harm, is noted.
 //! Parsing takes texts; only [`files`] reads files.
 
 pub mod duration;
@@ -22,66 +22,111 @@ pub use files::{LoadError, Loaded, load};
 pub use note::{Code, Note};
 
 use crate::policy::Policy;
-use fields::{Field, Place, Problems};
-use lint::{Finding, Setting};
+use fields::{Field, Problems};
+use tree::Node;
 
 /// The most bytes that a file may have.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 /// The most documents that a file may have.
 pub const MAX_DOCUMENTS: usize = 1_000;
 
-/// What a file says.
+/// What documents say.
 #[derive(Clone, Debug)]
 pub struct Parsed {
-    /// In the order of the documents.
+    /// In the order of the documents, format by format.
     pub policies: Vec<Policy>,
+    /// In the order of the files.
     pub notes: Vec<Note>,
 }
 
 /// A document format. To add one is to add its file and its line in [`DIALECTS`].
 struct Dialect {
-    api_version: &'static str,
-    kind: &'static str,
-    policy: fn(&Field<'_>, &mut Problems) -> Option<Policy>,
-    /// Where a document says this about its policy, or would.
-    place: fn(&Field<'_>, Setting) -> Place,
+    /// What its documents are, as an error lists what is supported.
+    documents: &'static str,
+    /// The kind of a document of this format.
+    kind: fn(&Field<'_>) -> Option<&'static str>,
+    /// The policies of all documents of this format.
+    policies: fn(&[Document<'_>], &mut Problems) -> Vec<Policy>,
 }
 
-const DIALECTS: &[Dialect] = &[Dialect {
-    api_version: native::API_VERSION,
-    kind: native::KIND,
-    policy: native::policy,
-    place: native::place,
-}];
+/// One document.
+struct Document<'a> {
+    kind: &'static str,
+    root: Field<'a>,
+}
+
+const DIALECTS: &[Dialect] =
+    &[Dialect { documents: native::DOCUMENTS, kind: native::kind, policies: native::policies }];
 
 /// The policies of a file's documents; empty documents are skipped.
 pub fn parse(file: &Path, text: &str) -> Result<Parsed, Vec<Problem>> {
-    let file = Arc::from(file);
-    let documents = tree::parse(text).map_err(|error| vec![error.at(&file)])?;
-    let mut problems = Problems::new(file);
-    let policies = documents.iter().filter_map(|node| document(&Field::root(node), &mut problems)).collect();
-    problems.none_or_notes().map(|notes| Parsed { policies, notes })
+    parse_all(&[(Arc::from(file), text)])
 }
 
-fn document(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
-    let document = root.map(problems)?;
-    let (version, kind) = (document.required("apiVersion", problems), document.required("kind", problems));
-    let (version, kind) = (version?, kind?);
-    let (version_text, kind_text) = (version.text(problems), kind.text(problems));
-    let (version_text, kind_text) = (version_text?, kind_text?);
-    let known = DIALECTS.iter().find(|known| known.api_version == version_text && known.kind == kind_text);
-    let Some(dialect) = known else {
-        let supported: Vec<_> =
-            DIALECTS.iter().map(|known| format!("{} {}", known.api_version, known.kind)).collect();
-        let supported = supported.join(", ");
-        let message =
-            format!("apiVersion {version} with kind {kind} is not supported; supported: {supported}");
-        return root.problem(message, problems);
-    };
-    let policy = (dialect.policy)(root, problems)?;
-    let place = |setting| (dialect.place)(root, setting);
-    for Finding { code, about, message } in lint::findings(&policy, |setting| place(setting).is_said) {
-        problems.note(code, place(about), message);
+/// The policies of the documents of these files together.
+pub fn parse_all(files: &[(Arc<Path>, &str)]) -> Result<Parsed, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let mut trees: Vec<(&Arc<Path>, Vec<Node>)> = Vec::new();
+    for (file, text) in files {
+        match tree::parse(text) {
+            Ok(nodes) => trees.push((file, nodes)),
+            Err(error) => problems.push(error.at(file)),
+        }
     }
-    Some(policy)
+    let roots = trees.iter().flat_map(|(file, nodes)| nodes.iter().map(|node| Field::root(file, node)));
+    let roots: Vec<_> = roots.flat_map(|root| unlisted(root, &mut problems)).collect();
+    let mut by_dialect: Vec<Vec<Document<'_>>> = DIALECTS.iter().map(|_| Vec::new()).collect();
+    for root in roots {
+        let known = DIALECTS.iter().zip(&mut by_dialect);
+        let mut known = known.filter_map(|(dialect, documents)| Some(((dialect.kind)(&root)?, documents)));
+        match known.next() {
+            Some((kind, documents)) => documents.push(Document { kind, root }),
+            None => drop(unsupported(&root, &mut problems)),
+        }
+    }
+    let policies: Vec<_> = DIALECTS
+        .iter()
+        .zip(&by_dialect)
+        .flat_map(|(dialect, documents)| (dialect.policies)(documents, &mut problems))
+        .collect();
+    policies.iter().for_each(|policy| lint::note(policy, &mut problems));
+    let (mut problems, mut notes) = problems.into_parts();
+    let order = |file: &Path| files.iter().position(|(known, _)| &**known == file);
+    problems.sort_by_key(|problem| (order(&problem.file), problem.line));
+    notes.sort_by_key(|note| (order(&note.file), note.line));
+    notes.dedup();
+    if problems.is_empty() { Ok(Parsed { policies, notes }) } else { Err(problems) }
+}
+
+/// The items of a list as `kubectl get -o yaml` writes it, or the document itself.
+fn unlisted<'a>(root: Field<'a>, problems: &mut Problems) -> Vec<Field<'a>> {
+    let is_list = root.child("kind").and_then(|kind| kind.word()).as_deref() == Some("List");
+    match root.child("items").filter(|_| is_list) {
+        Some(items) => items.list(problems).unwrap_or_default(),
+        None => vec![root],
+    }
+}
+
+fn unsupported(root: &Field<'_>, problems: &mut Problems) -> Option<()> {
+    let document = root.map(problems)?;
+    let said =
+        ["apiVersion", "kind", "type"].map(|name| document.get(name).map(|value| format!("{name} {value}")));
+    let said = said.into_iter().flatten().collect::<Vec<_>>().join(" with ");
+    let supported = DIALECTS.iter().map(|dialect| dialect.documents).collect::<Vec<_>>().join("; ");
+    let message = if said.is_empty() {
+        format!(
+            "this is no document that is known: it has neither apiVersion and kind nor type; supported: {supported}"
+        )
+    } else {
+        format!("{said} is not supported; supported: {supported}")
+    };
+    root.problem(message, problems)
+}
+
+/// Whether a document says that it is of this API group, in any version, and kind.
+fn is_kind(root: &Field<'_>, group: &str, kind: &str) -> bool {
+    let text = |name| root.child(name).and_then(|field| field.word());
+    let version = text("apiVersion");
+    let in_group = version.as_deref().and_then(|version| version.rsplit_once('/')).map(|(group, _)| group);
+    in_group == Some(group) && text("kind").as_deref() == Some(kind)
 }

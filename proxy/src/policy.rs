@@ -5,7 +5,10 @@
 pub mod destination;
 pub mod headers;
 pub mod http;
+pub mod route;
+pub mod source;
 pub mod table;
+pub mod workload;
 
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
@@ -13,10 +16,15 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-pub use destination::{Address, Destination, Host, Network};
+pub use destination::{Address, Destination, Host, HostSuffix, Network};
 pub use headers::{HeaderMatcher, HeaderName, Headers, NoHeaderName, Pattern, PatternError, ValueMatcher};
 pub use http::{AddedHeaders, ConnectFailure, HttpPolicy, Protocol, REQUEST_HEADERS, UpstreamMode};
-pub use table::{DuplicateName, Match, Table};
+pub use route::{
+    PathMatch, Precedence, QueryMatcher, RequestMatch, RequestProtocol, Route, Target, TargetAddress,
+};
+pub use source::{Place, Setting, Sources};
+pub use table::{DuplicateName, Matched, Routed, Router, Table};
+pub use workload::{Identity, LabelMatch, Workload, WorkloadSelector};
 
 use crate::retry::{BudgetPolicy, ConnectRetry};
 
@@ -25,21 +33,39 @@ use crate::retry::{BudgetPolicy, ConnectRetry};
 pub struct Policy {
     pub name: PolicyName,
     pub origin: Origin,
+    /// Whose connections it is about. Empty: everybody's.
+    pub from: Vec<WorkloadSelector>,
     /// Where the policy applies. Empty: everywhere.
     pub to: Vec<Destination>,
     pub tcp: ConnectRetry,
     pub protocol: Protocol,
-    /// What holds for requests. None: the connection is relayed untouched, whatever it speaks.
-    pub http: Option<Arc<HttpPolicy>>,
+    /// Where connections go that are relayed untouched. Empty: where they were dialled to.
+    pub targets: Arc<[Target]>,
+    /// What holds for requests.
+    pub routes: Vec<Route>,
+    /// What becomes of requests that none of the routes matches.
+    pub rest: Rest,
     /// The retry budget of each destination.
     pub budget: BudgetPolicy,
+    pub sources: Arc<Sources>,
 }
 
-/// A policy's name, alone in its namespace: `checkout` or `shop/checkout`.
+/// What becomes of requests that no route of a policy matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// They go through as they are.
+    Passes,
+    /// A less specific policy may have a route for them.
+    GoesOn,
+}
+
+/// A policy's name, alone among its kind and in its namespace: `checkout`, `shop/checkout` or `HTTPRoute/shop/checkout`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyName {
     namespace: Option<Box<str>>,
     name: Box<str>,
+    /// None: redial's own.
+    kind: Option<&'static str>,
 }
 
 /// Why a text is no name or namespace.
@@ -67,17 +93,41 @@ pub enum Origin {
 }
 
 impl Policy {
+    /// One that says this of all requests, and nothing else.
+    #[must_use]
+    pub fn for_requests(http: HttpPolicy) -> Self {
+        let route = Route {
+            name: "http".into(),
+            precedence: Precedence::default(),
+            matcher: RequestMatch::default(),
+            http: Arc::new(http),
+            targets: Arc::default(),
+            sources: Arc::default(),
+        };
+        Self { routes: vec![route], ..Self::built_in() }
+    }
+
+    /// Whether it is about this workload's connections.
+    #[must_use]
+    pub fn is_from(&self, workload: Workload<'_>) -> bool {
+        self.from.is_empty() || self.from.iter().any(|selector| selector.matches(workload))
+    }
+
     /// What holds for a destination that no other policy names.
     #[must_use]
     pub fn built_in() -> Self {
         Self {
             name: PolicyName::default(),
             origin: Origin::BuiltIn,
+            from: Vec::new(),
             to: Vec::new(),
             tcp: ConnectRetry::default(),
             protocol: Protocol::Auto,
-            http: None,
+            targets: Arc::default(),
+            routes: Vec::new(),
+            rest: Rest::Passes,
             budget: BudgetPolicy::default(),
+            sources: Arc::default(),
         }
     }
 }
@@ -90,7 +140,19 @@ impl PolicyName {
         if name.len() > 253 || !name.split('.').all(is_label) {
             return Err(NameError::Name);
         }
-        Ok(Self { namespace: namespace.map(Box::from), name: Box::from(name) })
+        Ok(Self { namespace: namespace.map(Box::from), name: Box::from(name), kind: None })
+    }
+
+    /// The name of another system's document, which may be any that the system allows.
+    #[must_use]
+    pub fn of_kind(kind: &'static str, namespace: Option<&str>, name: &str) -> Self {
+        Self { namespace: namespace.map(Box::from), name: Box::from(name), kind: Some(kind) }
+    }
+
+    /// The kind of another system's document.
+    #[must_use]
+    pub fn kind(&self) -> Option<&'static str> {
+        self.kind
     }
 
     #[must_use]
@@ -113,12 +175,15 @@ impl PolicyName {
 /// The built-in policy's name.
 impl Default for PolicyName {
     fn default() -> Self {
-        Self { namespace: None, name: Box::from("default") }
+        Self { namespace: None, name: Box::from("default"), kind: None }
     }
 }
 
 impl Display for PolicyName {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(kind) = self.kind {
+            write!(f, "{kind}/")?;
+        }
         if let Some(namespace) = &self.namespace {
             write!(f, "{namespace}/")?;
         }

@@ -74,6 +74,8 @@ pub enum Reason {
     NotRepeatable,
     /// The request's body was more than is kept for a retry.
     NotReplayable,
+    /// None of the route's targets has an address that is known.
+    NoEndpoint,
     /// Every attempt that the policy allows was made.
     AttemptsExhausted,
     /// As many retries to the destination were under way as the policy allows.
@@ -177,7 +179,7 @@ impl Serialize for RequestOutcome {
 }
 
 impl Reason {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Closed,
         Self::Responded,
         Self::ClientReset,
@@ -187,6 +189,7 @@ impl Reason {
         Self::NotRetriable,
         Self::NotRepeatable,
         Self::NotReplayable,
+        Self::NoEndpoint,
         Self::AttemptsExhausted,
         Self::TooManyRetries,
         Self::BudgetExhausted,
@@ -212,6 +215,7 @@ impl Reason {
             Self::NotRetriable => "not-retriable",
             Self::NotRepeatable => "not-repeatable",
             Self::NotReplayable => "not-replayable",
+            Self::NoEndpoint => "no-endpoint",
             Self::AttemptsExhausted => "attempts-exhausted",
             Self::TooManyRetries => "too-many-retries",
             Self::BudgetExhausted => "budget-exhausted",
@@ -237,6 +241,7 @@ impl Reason {
             | Self::NotRetriable
             | Self::NotRepeatable
             | Self::NotReplayable
+            | Self::NoEndpoint
             | Self::AttemptsExhausted
             | Self::TooManyRetries
             | Self::BudgetExhausted

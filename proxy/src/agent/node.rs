@@ -15,8 +15,8 @@ use crate::{
         AccessLog, Connection, Metrics, Observer, Status,
         status::{PolicyStatus, WorkloadStatus},
     },
-    policy::Table,
-    retry::{BudgetPolicy, Budgets, budgets::DestinationBudget},
+    policy::{Identity, Table},
+    retry::Budgets,
     tcp::{Job, Workers},
 };
 use hickory_resolver::TokioResolver;
@@ -49,6 +49,7 @@ pub struct Node {
     names: Names,
     resolver: Rc<TokioResolver>,
     budgets: Budgets,
+    identity: Option<Arc<Identity>>,
     epoch: Instant,
     clients: Clients,
     workloads: RefCell<Vec<Rc<Enrolment>>>,
@@ -89,6 +90,7 @@ impl Node {
             names: Names::default(),
             resolver,
             budgets: Budgets::new(settings.node_budget),
+            identity: settings.identity.clone(),
             epoch: Instant::now(),
             clients: Clients::default(),
             workloads: RefCell::default(),
@@ -119,9 +121,14 @@ impl Node {
         Arc::clone(&self.table.borrow())
     }
 
-    /// What retries to a destination may cost. For once a connection.
-    pub fn budget(&self, destination: SocketAddr, policy: BudgetPolicy) -> Arc<DestinationBudget> {
-        self.budgets.destination(destination, policy)
+    /// What retries to a destination may cost.
+    pub fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
+    /// What is known of the workloads, for policies that ask.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.as_ref()
     }
 
     /// Where the budgets' clock starts.

@@ -6,9 +6,9 @@ use crate::{
     http::{connection::Http, exchange::Prior, pool::Kind},
     intercept::{Answer, Handshake, Original, Syn},
     observe::{self, Connection, Timestamp},
-    policy::{ConnectFailure, Policy, Protocol, UpstreamMode},
+    policy::{ConnectFailure, Policy, Protocol, Router, UpstreamMode},
     reason::{AttemptOutcome, Reason},
-    retry::budgets::DestinationBudget,
+    retry::{ConnectRetry, budgets::DestinationBudget},
     tcp::{Dialer, Failed, Job, connect, relay},
 };
 use std::{
@@ -43,11 +43,15 @@ struct Arrival {
     workload: Arc<str>,
     destination: SocketAddr,
     policy: Arc<Policy>,
+    connect: ConnectRetry,
+    router: Option<Router>,
     endpoints: Choice,
     dialer: Dialer,
     budget: Arc<DestinationBudget>,
     /// Whose upstream connections its requests may use, where the policy has them shared.
     shares: Option<Kind>,
+    /// Nothing is tried before its requests are there, which all go elsewhere or find their own connections.
+    is_unconnected: bool,
     handshake: observe::Handshake,
 }
 
@@ -105,12 +109,22 @@ impl Arrival {
     ) -> Self {
         let destination = original.destination.address();
         let table = node.table();
-        let matched = table.lookup(destination, |host, address| node.names().has(host, address));
-        let others = matched.host.map(|host| node.names().addresses(host)).unwrap_or_default();
+        let workload = node.workload(original.cgroup_id);
+        let resolves_to = |host: &_, address: Option<_>| match address {
+            Some(address) => node.names().has(host, address),
+            None => node.names().knows(host),
+        };
+        let matched = table.lookup(destination, &workload, node.identity(), resolves_to);
+        let others = matched.host.map(|host| node.names().addresses(&host)).unwrap_or_default();
         let namespace = Arc::clone(engine.namespace());
-        let policy = Arc::clone(matched.policy);
-        let is_shared = policy.protocol != Protocol::Tcp
-            && policy.http.as_ref().is_some_and(|http| http.upstream == UpstreamMode::Pool);
+        let policy = matched.policy;
+        let router = matched.router.filter(|_| policy.protocol != Protocol::Tcp);
+        let is_shared =
+            router.as_ref().is_some_and(|router| router.any(|http| http.upstream == UpstreamMode::Pool));
+        let leads_elsewhere = router.as_ref().is_some_and(Router::leads_elsewhere);
+        let targets = node.names().published().of(&policy.targets, destination);
+        let targets = Choice::weighted(targets, &mut |below| fastrand::u32(..below));
+        let endpoints = if targets.is_empty() { Choice::new(destination, others) } else { targets };
         let shares = is_shared.then(|| Kind {
             cgroup_id: original.cgroup_id,
             namespace: namespace.cookie(),
@@ -122,12 +136,15 @@ impl Arrival {
             slot,
             begun: Instant::now(),
             socket_cookie: original.socket_cookie,
-            workload: node.workload(original.cgroup_id),
+            workload,
             destination,
-            budget: node.budget(destination, policy.budget),
+            budget: node.budgets().destination(destination, policy.budget),
             policy,
-            endpoints: Choice::new(destination, others),
+            connect: matched.connect,
+            router,
+            endpoints,
             dialer: Dialer { namespace, mark: original.mark, traffic_class },
+            is_unconnected: shares.is_some() || leads_elsewhere,
             shares,
             handshake,
         }
@@ -137,13 +154,13 @@ impl Arrival {
         let node = Rc::clone(&self.node);
         let _held = node.metrics().handshake_held();
         let mut progress = connect::Progress::default();
-        let result = if self.shares.is_some() {
+        let result = if self.is_unconnected {
             // Each request finds its own connection.
             Ok(None)
         } else {
             let shared = self.shared();
             let attempts = connect::connect(
-                &self.policy,
+                &self.connect,
                 self.destination,
                 self.endpoints.clone(),
                 &self.dialer,
@@ -202,11 +219,11 @@ impl Arrival {
 
     async fn connect_eager(self, client: net::TcpStream) {
         let mut progress = connect::Progress::default();
-        let result = if self.shares.is_some() {
+        let result = if self.is_unconnected {
             Ok(None)
         } else {
             let (shared, endpoints) = (self.shared(), self.endpoints.clone());
-            connect::connect(&self.policy, self.destination, endpoints, &self.dialer, &shared, &mut progress)
+            connect::connect(&self.connect, self.destination, endpoints, &self.dialer, &shared, &mut progress)
                 .await
                 .map(Some)
         };
@@ -242,10 +259,9 @@ impl Arrival {
     fn answers_in_http(&self, why: Reason) -> bool {
         why != Reason::ClientGone
             && self
-                .policy
-                .http
+                .router
                 .as_ref()
-                .is_some_and(|http| http.connect_failure == ConnectFailure::Unavailable)
+                .is_some_and(|router| router.any(|http| http.connect_failure == ConnectFailure::Unavailable))
     }
 
     /// Tells the programs and the record what the attempts came to.
@@ -260,20 +276,23 @@ impl Arrival {
 
     fn serve(self, client: net::TcpStream, made: Made, record: Connection) {
         let guard = Box::new((self.slot, self.node.metrics().connection_opened()));
-        let http = self.policy.http.as_ref().filter(|_| self.policy.protocol != Protocol::Tcp).map(|http| {
+        let http = self.router.map(|router| {
             Box::new(Http {
-                policy: Arc::clone(&self.policy),
-                policy_name: Arc::clone(&record.policy),
-                http: Arc::clone(http),
+                protocol: self.policy.protocol,
+                connect: self.connect,
+                router,
                 endpoint: made.endpoint,
                 // A request begins where the connection leads.
                 endpoints: self.endpoints.starting_at(made.endpoint),
                 dialer: self.dialer,
+                addresses: self.node.names().published().clone(),
                 budget: self.budget,
+                budgets: self.node.budgets().clone(),
                 epoch: self.node.epoch(),
                 buffers: self.node.buffers().clone(),
                 prior: made.prior,
                 shares: self.shares,
+                is_unconnected: self.is_unconnected,
                 observer: self.node.observer().clone(),
                 workload: Arc::clone(&self.workload),
                 destination: self.destination,

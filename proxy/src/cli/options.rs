@@ -4,6 +4,7 @@ use crate::{
     agent::{AtLimit, Settings},
     intercept::{Exclusions, HandshakeMode},
     observe::{access_log::Target, logging::LogFormat},
+    policy::Identity,
     retry::BudgetPolicy,
 };
 use anyhow::Context as _;
@@ -13,7 +14,7 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
     unistd::Uid,
 };
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 #[derive(Args, Debug)]
 pub struct Options {
@@ -36,6 +37,11 @@ pub struct Options {
     /// Where metrics and health are served, such as 127.0.0.1:9090
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
+
+    /// What the workload is to policies that ask: labels or tags such as app=web,kuma.io/service=web, and
+    /// namespace=shop. Without it every policy's selectors take it
+    #[arg(long = "as", value_name = "LABELS", value_parser = identity)]
+    identity: Option<Arc<Identity>>,
 
     /// How the resolver for host names in policies is set up
     #[arg(long, value_name = "PATH", default_value = "/etc/resolv.conf")]
@@ -80,6 +86,7 @@ impl Options {
             resolv_conf: self.resolv_conf.clone(),
             max_connections: self.max_connections,
             at_limit: self.at_limit,
+            identity: self.identity.clone(),
             node_budget: BudgetPolicy::try_new(percent, min_per_second, interval)?,
             max_buffered: self.max_buffered_bodies,
             drain_timeout,
@@ -119,4 +126,24 @@ fn positive(text: &str) -> Result<usize, String> {
 fn size(text: &str) -> Result<usize, String> {
     let bytes = crate::dialect::size::parse(text).map_err(|error| error.to_string())?;
     usize::try_from(bytes).map_err(|error| error.to_string())
+}
+
+/// `name=value` pairs with commas between them; `namespace` is no label.
+pub fn identity(text: &str) -> Result<Arc<Identity>, String> {
+    let mut identity = Identity::default();
+    for pair in text.split(',').map(str::trim) {
+        let (name, value) = pair
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| format!("expected label=value pairs with commas between them, found {pair:?}"))?;
+        let before = if name == "namespace" {
+            identity.namespace.replace(value.into())
+        } else {
+            identity.labels.insert(name.into(), value.into())
+        };
+        if before.is_some() {
+            return Err(format!("{name} is there twice"));
+        }
+    }
+    Ok(Arc::new(identity))
 }

@@ -15,6 +15,7 @@ use super::duration::{self, DurationError};
 use super::note::{Code, Note};
 use super::size;
 use super::tree::{Key, Node, Value};
+use crate::policy::{Origin, Place};
 
 /// What is wrong, and where: `file:line: field: message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,26 +27,17 @@ pub struct Problem {
     pub message: String,
 }
 
-/// The problems of one file so far, and the notes, which do no harm.
-#[derive(Debug)]
+/// The problems so far, and the notes, which do no harm.
+#[derive(Debug, Default)]
 pub(super) struct Problems {
-    file: Arc<Path>,
     list: Vec<Problem>,
     notes: Vec<Note>,
-}
-
-/// Where a document says something, or would say it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Of what is said, or of the section that it would belong to.
-    pub(super) line: u64,
-    pub(super) field: String,
-    pub(super) is_said: bool,
 }
 
 /// A value, and the path that leads to it.
 #[derive(Clone, Debug)]
 pub(super) struct Field<'a> {
+    file: &'a Arc<Path>,
     path: String,
     node: &'a Node,
 }
@@ -53,41 +45,43 @@ pub(super) struct Field<'a> {
 /// The fields of a map.
 #[derive(Debug)]
 pub(super) struct Map<'a> {
+    file: &'a Arc<Path>,
     path: String,
     line: u64,
     entries: &'a [(Key, Node)],
 }
 
 impl Problems {
-    pub(super) fn new(file: Arc<Path>) -> Self {
-        Self { file, list: Vec::new(), notes: Vec::new() }
+    /// The problems and the notes.
+    pub(super) fn into_parts(self) -> (Vec<Problem>, Vec<Note>) {
+        (self.list, self.notes)
     }
 
-    pub(super) fn file(&self) -> &Arc<Path> {
-        &self.file
+    pub(super) fn note(&mut self, code: Code, place: &Place, message: impl Into<String>) {
+        let Place { file, line, field, .. } = place;
+        let (file, field) = (Arc::clone(file), field.clone());
+        self.notes.push(Note { code, file, line: *line, field, message: message.into() });
     }
 
-    /// The notes in the order of the file, if nothing at all was wrong.
-    pub(super) fn none_or_notes(mut self) -> Result<Vec<Note>, Vec<Problem>> {
-        self.notes.sort_by_key(|note| note.line);
-        if self.list.is_empty() { Ok(self.notes) } else { Err(self.list) }
+    /// Tells a problem of a file as a whole.
+    pub(super) fn push(&mut self, problem: Problem) {
+        self.list.push(problem);
     }
 
-    pub(super) fn note(&mut self, code: Code, place: Place, message: String) {
-        let Place { line, field, .. } = place;
-        self.notes.push(Note { code, file: Arc::clone(&self.file), line, field, message });
-    }
-
-    fn add(&mut self, line: u64, path: &str, message: String) {
+    fn add(&mut self, file: &Arc<Path>, line: u64, path: &str, message: String) {
         let field = (!path.is_empty()).then(|| path.to_owned());
-        self.list.push(Problem { file: Arc::clone(&self.file), line: Some(line), field, message });
+        self.list.push(Problem { file: Arc::clone(file), line: Some(line), field, message });
     }
 }
 
 impl<'a> Field<'a> {
     /// A whole document.
-    pub(super) fn root(node: &'a Node) -> Self {
-        Self { path: String::new(), node }
+    pub(super) fn root(file: &'a Arc<Path>, node: &'a Node) -> Self {
+        Self { file, path: String::new(), node }
+    }
+
+    pub(super) fn file(&self) -> &'a Arc<Path> {
+        self.file
     }
 
     pub(super) fn line(&self) -> u64 {
@@ -97,7 +91,9 @@ impl<'a> Field<'a> {
     /// A map with any fields.
     pub(super) fn map(&self, problems: &mut Problems) -> Option<Map<'a>> {
         match &self.node.value {
-            Value::Map(entries) => Some(Map { path: self.path.clone(), line: self.node.line, entries }),
+            Value::Map(entries) => {
+                Some(Map { file: self.file, path: self.path.clone(), line: self.node.line, entries })
+            }
             _ => self.expected(&"a map", problems),
         }
     }
@@ -107,7 +103,27 @@ impl<'a> Field<'a> {
         let map = self.map(problems)?;
         for (key, _) in map.entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
             let message = format!("there is no such field; there are {}", known.join(", "));
-            problems.add(key.line, &below(&map.path, &key.name), message);
+            problems.add(self.file, key.line, &below(&map.path, &key.name), message);
+        }
+        Some(map)
+    }
+
+    /// A map of another system's document: fields with these names, those that mean nothing here, of which a note is made,
+    /// and no others.
+    pub(super) fn map_ignoring(
+        &self,
+        known: &[&str],
+        ignored: &[&str],
+        problems: &mut Problems,
+    ) -> Option<Map<'a>> {
+        let all: Vec<_> = known.iter().chain(ignored).copied().collect();
+        let map = self.map_of(&all, problems)?;
+        for field in ignored.iter().filter_map(|name| map.get(name)) {
+            problems.note(
+                Code::Ignored,
+                &field.here(),
+                "it has no meaning here, and nothing is done about it",
+            );
         }
         Some(map)
     }
@@ -139,18 +155,28 @@ impl<'a> Field<'a> {
     /// What these keys lead to, one below the other, as far as they are there.
     pub(super) fn place(&self, keys: &[&str]) -> Place {
         let [first, rest @ ..] = keys else {
-            return Place { line: self.node.line, field: self.path.clone(), is_said: true };
+            return self.here();
         };
         let Some(child) = self.child(first) else {
             let field = keys.iter().fold(self.path.clone(), |path, key| below(&path, key));
-            return Place { line: self.node.line, field, is_said: false };
+            return Place { file: Arc::clone(self.file), line: self.node.line, field, is_said: false };
         };
         child.place(rest)
     }
 
+    /// The place of what this is.
+    pub(super) fn here(&self) -> Place {
+        Place { file: Arc::clone(self.file), line: self.node.line, field: self.path.clone(), is_said: true }
+    }
+
+    /// Where a policy is from that this is the document of, or the part of one.
+    pub(super) fn origin(&self) -> Origin {
+        Origin::File { path: Arc::clone(self.file), line: self.node.line }
+    }
+
     pub(super) fn child(&self, key: &str) -> Option<Field<'a>> {
         match &self.node.value {
-            Value::Map(entries) => child(&self.path, entries, key),
+            Value::Map(entries) => child(self.file, &self.path, entries, key),
             Value::Null
             | Value::Bool(_)
             | Value::Whole(_)
@@ -241,7 +267,7 @@ impl<'a> Field<'a> {
     }
 
     fn each(&self, items: &'a [Node]) -> impl Iterator<Item = Field<'a>> {
-        let item = |(index, node)| Field { path: format!("{}[{index}]", self.path), node };
+        let item = |(index, node)| Field { file: self.file, path: format!("{}[{index}]", self.path), node };
         items.iter().enumerate().map(item)
     }
 
@@ -272,20 +298,40 @@ impl<'a> Field<'a> {
 
     /// Tells a problem here.
     pub(super) fn problem<T>(&self, message: impl Into<String>, problems: &mut Problems) -> Option<T> {
-        problems.add(self.node.line, &self.path, message.into());
+        problems.add(self.file, self.node.line, &self.path, message.into());
         None
     }
 }
 
 impl<'a> Map<'a> {
     pub(super) fn get(&self, name: &str) -> Option<Field<'a>> {
-        child(&self.path, self.entries, name)
+        child(self.file, &self.path, self.entries, name)
+    }
+
+    /// All fields in their order, by name.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Field<'a>)> {
+        self.entries.iter().map(|(key, node)| {
+            (key.name.as_str(), Field { file: self.file, path: below(&self.path, &key.name), node })
+        })
+    }
+
+    /// Every item of a list, or nothing where the list is left out.
+    pub(super) fn each<T>(
+        &self,
+        name: &str,
+        problems: &mut Problems,
+        mut read: impl FnMut(&Field<'a>, &mut Problems) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let Some(list) = self.get(name) else { return Some(Vec::new()) };
+        // Each item is read, whatever was wrong with those before it.
+        let items: Vec<_> = list.list(problems)?.iter().map(|item| read(item, problems)).collect();
+        items.into_iter().collect()
     }
 
     pub(super) fn required(&self, name: &str, problems: &mut Problems) -> Option<Field<'a>> {
         let field = self.get(name);
         if field.is_none() {
-            problems.add(self.line, &below(&self.path, name), "the field is required".to_owned());
+            problems.add(self.file, self.line, &below(&self.path, name), "the field is required".to_owned());
         }
         field
     }
@@ -322,9 +368,9 @@ impl Display for Problem {
     }
 }
 
-fn child<'a>(path: &str, entries: &'a [(Key, Node)], name: &str) -> Option<Field<'a>> {
+fn child<'a>(file: &'a Arc<Path>, path: &str, entries: &'a [(Key, Node)], name: &str) -> Option<Field<'a>> {
     let (_, node) = entries.iter().find(|(key, _)| key.name == name)?;
-    Some(Field { path: below(path, name), node })
+    Some(Field { file, path: below(path, name), node })
 }
 
 /// A key that is not a plain word is quoted, so that a problem stays on one line.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{MAX_FILE_BYTES, Note, Parsed, Problem, parse};
+use super::{MAX_FILE_BYTES, Note, Parsed, Problem, parse_all};
 use crate::policy::{DuplicateName, Origin, Table};
 
 /// The names that a folder's documents end in. A file that is named itself may have any name.
@@ -33,17 +33,13 @@ pub struct LoadError(Vec<Problem>);
 /// their names; names that begin with a dot are passed over, as the folders behind a mounted `ConfigMap`'s links have
 /// them.
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
-    let (mut policies, mut notes, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut texts, mut problems) = (Vec::new(), Vec::new());
     for path in paths {
         match documents(path) {
             Ok(files) => {
                 for file in files {
-                    match read(&file).and_then(|text| parse(&file, &text)) {
-                        Ok(parsed) => {
-                            let Parsed { policies: more, notes: of_file } = parsed;
-                            policies.extend(more);
-                            notes.extend(of_file);
-                        }
+                    match read(&file) {
+                        Ok(text) => texts.push((Arc::from(file), text)),
                         Err(found) => problems.extend(found),
                     }
                 }
@@ -51,15 +47,16 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
             Err(problem) => problems.push(problem),
         }
     }
-    // The duplicates are told beside whatever else is wrong.
-    match Table::try_new(policies) {
-        Ok(table) if problems.is_empty() => Ok(Loaded { table, notes }),
-        Ok(_) => Err(LoadError(problems)),
-        Err(duplicates) => {
-            problems.extend(duplicates.into_iter().map(duplicate));
-            Err(LoadError(problems))
-        }
+    let files: Vec<_> = texts.iter().map(|(file, text)| (Arc::clone(file), text.as_str())).collect();
+    match parse_all(&files) {
+        Ok(Parsed { policies, notes }) => match Table::try_new(policies) {
+            Ok(table) if problems.is_empty() => return Ok(Loaded { table, notes }),
+            Ok(_) => {}
+            Err(duplicates) => problems.extend(duplicates.into_iter().map(duplicate)),
+        },
+        Err(found) => problems.extend(found),
     }
+    Err(LoadError(problems))
 }
 
 impl LoadError {

@@ -3,11 +3,13 @@
 //! The rules ask the policy, whatever document it came from, and say which setting they mean; the dialect knows where its
 //! documents have that. What a request's own headers may change (`honour_request_headers`) is not called inert.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::duration;
+use super::fields::Problems;
 use super::note::Code;
-use crate::policy::{HttpPolicy, Policy, Protocol};
+use crate::policy::{HttpPolicy, Policy, Protocol, Route, Setting, Sources};
 use crate::retry::request::{Condition, Conditions, Methods, RequestRetry};
 use crate::retry::{Backoff, BudgetPolicy};
 
@@ -19,60 +21,68 @@ pub(super) struct Finding {
     pub(super) message: String,
 }
 
-/// A part of a policy that a document may say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Setting {
-    /// All conditions.
-    RetryOn,
-    /// One condition, or the list that implies it.
-    Condition(Condition),
-    Methods,
-    NumRetries,
-    PerTryTimeout,
-    PerTryIdleTimeout,
-    Timeout,
-    IdleTimeout,
-    RateLimitedBackoff,
-    HedgeOnPerTryTimeout,
-    MaxConcurrentRetries,
-    MaxBufferedBody,
-    ConnectTimeout,
-    ConnectsTimeout,
-    Budget,
+/// Notes what there is to know about a policy.
+pub(super) fn note(policy: &Policy, problems: &mut Problems) {
+    let Policy { tcp, budget, sources, routes, .. } = policy;
+    let connects =
+        [(Setting::ConnectTimeout, tcp.connect_timeout()), (Setting::ConnectsTimeout, tcp.timeout())];
+    tell(tiny_timeouts(&connects), sources, problems);
+    let retries = tcp.max_connect_attempts().get() > 1 || routes.iter().any(|route| may_retry(&route.http));
+    for (index, route) in routes.iter().enumerate() {
+        // What several routes have in common is told once.
+        let is_told = |other: &Route| {
+            Arc::ptr_eq(&other.http, &route.http) && Arc::ptr_eq(&other.sources, &route.sources)
+        };
+        if !routes.iter().take(index).any(is_told) {
+            tell(of_requests(&route.http, policy.protocol, &route.sources), &route.sources, problems);
+        }
+        tell(unreachable_route(route, routes, index), &route.sources, problems);
+    }
+    tell(no_budget(*budget).filter(|_| retries), sources, problems);
 }
 
-/// What there is to know about a policy. `is_said` tells what the document says from what is left to a default.
-pub(super) fn findings(policy: &Policy, is_said: impl Fn(Setting) -> bool) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let connects = [
-        (Setting::ConnectTimeout, policy.tcp.connect_timeout()),
-        (Setting::ConnectsTimeout, policy.tcp.timeout()),
-    ];
-    findings.extend(tiny_timeouts(&connects));
-    let mut retries = policy.tcp.max_connect_attempts().get() > 1;
-    if let Some(http) = &policy.http {
-        let RequestRetry { per_try_timeout, per_try_idle_timeout, .. } = http.retry;
-        findings.extend(tiny_timeouts(&[
-            (Setting::PerTryTimeout, per_try_timeout),
-            (Setting::PerTryIdleTimeout, per_try_idle_timeout),
-            (Setting::Timeout, http.timeout),
-            (Setting::IdleTimeout, http.idle_timeout),
-        ]));
-        findings.extend(inert_per_try_timeout(http));
-        findings.extend(inert_http3(&http.retry));
-        findings.extend(inert_hedging(http));
-        if may_retry(http) {
-            retries = true;
-            findings.extend(without_effect(http));
-            findings.extend(inert_grpc(&http.retry, policy.protocol));
-            findings.extend(dangerous_methods(&http.retry));
-            findings.extend(short_timeout(http));
-        } else {
-            findings.extend(inert_conditions(&http.retry, is_said));
+fn tell(findings: impl IntoIterator<Item = Finding>, sources: &Sources, problems: &mut Problems) {
+    for Finding { code, about, message } in findings {
+        // A document that has nothing at all to point at has said nothing.
+        if let Some(place) = sources.nearest(about) {
+            problems.note(code, place, message);
         }
     }
-    findings.extend(no_budget(policy.budget).filter(|_| retries));
+}
+
+/// What there is to know of the settings for requests.
+fn of_requests(http: &HttpPolicy, protocol: Protocol, sources: &Sources) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let RequestRetry { per_try_timeout, per_try_idle_timeout, .. } = http.retry;
+    findings.extend(tiny_timeouts(&[
+        (Setting::PerTryTimeout, per_try_timeout),
+        (Setting::PerTryIdleTimeout, per_try_idle_timeout),
+        (Setting::Timeout, http.timeout),
+        (Setting::IdleTimeout, http.idle_timeout),
+    ]));
+    findings.extend(inert_per_try_timeout(http));
+    findings.extend(inert_http3(&http.retry));
+    findings.extend(inert_hedging(http));
+    if may_retry(http) {
+        findings.extend(without_effect(http));
+        findings.extend(inert_grpc(&http.retry, protocol));
+        findings.extend(dangerous_methods(&http.retry));
+        findings.extend(short_timeout(http));
+    } else {
+        findings.extend(inert_conditions(&http.retry, |setting| sources.is_said(setting)));
+    }
     findings
+}
+
+/// A route that an earlier one of its policy hides.
+fn unreachable_route(route: &Route, routes: &[Route], index: usize) -> Option<Finding> {
+    let earlier = |(other, candidate): &(usize, &Route)| {
+        (candidate.precedence, *other) < (route.precedence, index) && candidate.matcher.covers(&route.matcher)
+    };
+    let (_, hiding) = routes.iter().enumerate().find(earlier)?;
+    let message =
+        format!("no request takes it, since {} comes first and takes them all; reorder them", hiding.name);
+    Some(Finding::new(Code::UnreachableRoute, Setting::Matches, message))
 }
 
 /// The conditions that some response meets.

@@ -5,19 +5,32 @@ mod http;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
-use super::fields::{Field, Map, Place, Problems};
-use super::lint::Setting;
-use crate::policy::{Address, Destination, NameError, Origin, Policy, PolicyName, Protocol};
+use super::Document;
+use super::fields::{Field, Map, Problems};
+use crate::policy::{
+    Address, Destination, HttpPolicy, NameError, Place, Policy, PolicyName, Precedence, Protocol,
+    RequestMatch, Rest, Route, Setting, Sources,
+};
 use crate::retry::connect::{Failure, RetryOn};
+use crate::retry::request::Condition;
 use crate::retry::{Backoff, BudgetPolicy, ConnectRetry};
 
-pub(super) const API_VERSION: &str = "redial.dev/v1alpha1";
-pub(super) const KIND: &str = "RetryPolicy";
+pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> Vec<Policy> {
+    documents.iter().filter_map(|document| policy(&document.root, problems)).collect()
+}
+
+pub(super) const DOCUMENTS: &str = "redial.dev/v1alpha1 RetryPolicy";
+
+pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
+    let says =
+        |name: &str, text: &str| root.child(name).and_then(|field| field.word()).as_deref() == Some(text);
+    (says("apiVersion", "redial.dev/v1alpha1") && says("kind", "RetryPolicy")).then_some("RetryPolicy")
+}
 
 /// The most destinations that a document may have, each address counted with each of its ports.
 const MAX_DESTINATIONS: usize = 4_096;
 
-pub(super) fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
+fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
     let document = root.map_of(&["apiVersion", "kind", "metadata", "spec"], problems)?;
     let name = document.required("metadata", problems).and_then(|field| name(&field, problems));
     let spec = document.required("spec", problems)?;
@@ -27,7 +40,8 @@ pub(super) fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy
     let protocol = protocol(&spec, problems);
     let http = spec.optional("http", None, |field| http::policy(&field, problems).map(Some));
     // What is said of requests alone holds for the connects before them too.
-    let derived = || http.as_ref().map(|http| http.as_ref().map(http::connect_retry).unwrap_or_default());
+    let derived =
+        || http.as_ref().map(|http| http.as_ref().map(HttpPolicy::connect_retry).unwrap_or_default());
     let tcp = spec.get("tcp").map_or_else(derived, |field| connect_retry(&field, problems));
     let budget = spec.optional("budget", BudgetPolicy::default(), |field| budget(&field, problems));
 
@@ -39,27 +53,61 @@ pub(super) fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy
             "the policy named default holds where no other does; leave `to` out, or rename the policy";
         return to.problem(message, problems);
     }
-    let origin = Origin::File { path: problems.file().clone(), line: root.line() };
-    let (protocol, http) = (protocol?, http?.map(Arc::new));
-    Some(Policy { name, origin, to: to?, tcp: tcp?, protocol, http, budget: budget? })
+    let sources = Arc::new(sources(root, &["spec", "http"]));
+    let routes = http?.map(|http| Route {
+        name: "http".into(),
+        precedence: Precedence::default(),
+        matcher: RequestMatch::default(),
+        http: Arc::new(http),
+        targets: Arc::default(),
+        sources: Arc::clone(&sources),
+    });
+    Some(Policy {
+        name,
+        origin: root.origin(),
+        from: Vec::new(),
+        to: to?,
+        tcp: tcp?,
+        protocol: protocol?,
+        targets: Arc::default(),
+        routes: routes.into_iter().collect(),
+        rest: Rest::Passes,
+        budget: budget?,
+        sources,
+    })
+}
+
+/// Where the document says what, with its settings for requests in this section.
+fn sources(root: &Field<'_>, section: &[&str]) -> Sources {
+    let settings = Setting::ALL.into_iter().chain(Condition::ALL.map(Setting::Condition));
+    Sources::new(settings.map(|setting| (setting, place(root, section, setting))))
 }
 
 /// Where a document says this, or would.
-pub(super) fn place(root: &Field<'_>, setting: Setting) -> Place {
-    let http = |field| root.place(&["spec", "http", field]);
+fn place(root: &Field<'_>, section: &[&str], setting: Setting) -> Place {
+    let http = |field| root.place(&[section, &[field]].concat());
     match setting {
         Setting::RetryOn => http("retryOn"),
-        Setting::Condition(condition) => http::condition_place(root, condition),
+        Setting::Condition(condition) => http::condition_place(root, section, condition),
+        Setting::StatusCodes => http("retriableStatusCodes"),
+        Setting::ResponseHeaders => http("retriableHeaders"),
+        Setting::RequestHeaders => http("retriableRequestHeaders"),
         Setting::Methods => http("methods"),
         Setting::NumRetries => http("numRetries"),
         Setting::PerTryTimeout => http("perTryTimeout"),
         Setting::PerTryIdleTimeout => http("perTryIdleTimeout"),
         Setting::Timeout => http("timeout"),
         Setting::IdleTimeout => http("idleTimeout"),
+        Setting::Backoff => http("backOff"),
         Setting::RateLimitedBackoff => http("rateLimitedBackOff"),
+        Setting::HostSelection => http("hostSelection"),
         Setting::HedgeOnPerTryTimeout => http("hedgeOnPerTryTimeout"),
         Setting::MaxConcurrentRetries => http("maxConcurrentRetries"),
         Setting::MaxBufferedBody => http("maxBufferedBody"),
+        Setting::AddedHeaders => http("addHeaders"),
+        Setting::Matches => http("match"),
+        Setting::Targets => http("targets"),
+        Setting::ConnectAttempts => root.place(&["spec", "tcp", "maxConnectAttempts"]),
         Setting::ConnectTimeout => root.place(&["spec", "tcp", "connectTimeout"]),
         Setting::ConnectsTimeout => root.place(&["spec", "tcp", "timeout"]),
         Setting::Budget => root.place(&["spec", "budget"]),
@@ -125,9 +173,9 @@ fn destinations(to: &Field<'_>, problems: &mut Problems) -> Option<Vec<Destinati
 /// The addresses of an entry, and the ports that go with each of them.
 fn patterns(entry: &Field<'_>, problems: &mut Problems) -> Option<(Vec<Address>, Vec<Option<NonZeroU16>>)> {
     let map = entry.map_of(&["cidrs", "hosts", "ports"], problems)?;
-    let cidrs = each(&map, "cidrs", problems, |field, problems| field.parsed(problems).map(Address::Network));
-    let hosts = each(&map, "hosts", problems, |field, problems| field.parsed(problems).map(Address::Host));
-    let ports = each(&map, "ports", problems, |field, problems| {
+    let cidrs = map.each("cidrs", problems, |field, problems| field.parsed(problems).map(Address::Network));
+    let hosts = map.each("hosts", problems, |field, problems| field.parsed(problems).map(Address::Host));
+    let ports = map.each("ports", problems, |field, problems| {
         let port = field.whole(1..=u16::MAX.into(), problems)?;
         u16::try_from(port).ok().and_then(NonZeroU16::new).map(Some)
     });
@@ -184,19 +232,6 @@ fn budget(budget: &Field<'_>, problems: &mut Problems) -> Option<BudgetPolicy> {
     let interval = map.optional("interval", default.interval(), |field| field.duration(problems));
     let made = BudgetPolicy::try_new(percent?, min_per_second?, interval?);
     map.get("interval").as_ref().unwrap_or(budget).accept(made, problems)
-}
-
-/// Every item of a list, or nothing where the list is left out.
-fn each<'a, T>(
-    map: &Map<'a>,
-    name: &str,
-    problems: &mut Problems,
-    mut read: impl FnMut(&Field<'a>, &mut Problems) -> Option<T>,
-) -> Option<Vec<T>> {
-    let Some(list) = map.get(name) else { return Some(Vec::new()) };
-    // Each item is read, whatever was wrong with those before it.
-    let items: Vec<_> = list.list(problems)?.iter().map(|item| read(item, problems)).collect();
-    items.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -21,42 +21,60 @@ pub struct Note {
 /// A kind of [`Note`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
+    AppliesEverywhere,
     DangerousMethods,
+    Ignored,
     InertConditions,
     InertGrpc,
     InertHedging,
     InertHttp3,
     InertPerTryTimeout,
     InertRateLimitedBackoff,
+    InertSetting,
     NoBudget,
     NoConcurrentRetries,
     NoConditions,
     NoReplay,
     ShortTimeout,
+    StackedRetries,
     TinyTimeout,
+    UnreachableRoute,
+    UnresolvedTarget,
 }
 
 impl Code {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 19] = [
+        Self::AppliesEverywhere,
         Self::DangerousMethods,
+        Self::Ignored,
         Self::InertConditions,
         Self::InertGrpc,
         Self::InertHedging,
         Self::InertHttp3,
         Self::InertPerTryTimeout,
         Self::InertRateLimitedBackoff,
+        Self::InertSetting,
         Self::NoBudget,
         Self::NoConcurrentRetries,
         Self::NoConditions,
         Self::NoReplay,
         Self::ShortTimeout,
+        Self::StackedRetries,
         Self::TinyTimeout,
+        Self::UnreachableRoute,
+        Self::UnresolvedTarget,
     ];
 
     /// The word that scripts may rely on.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::AppliesEverywhere => "applies-everywhere",
+            Self::Ignored => "ignored",
+            Self::InertSetting => "inert-setting",
+            Self::StackedRetries => "stacked-retries",
+            Self::UnreachableRoute => "unreachable-route",
+            Self::UnresolvedTarget => "unresolved-target",
             Self::DangerousMethods => "dangerous-methods",
             Self::InertConditions => "inert-conditions",
             Self::InertGrpc => "inert-grpc",

@@ -11,7 +11,48 @@ pub struct Choice {
     next: usize,
 }
 
+/// A target's endpoints, and its share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weighted {
+    pub weight: u32,
+    pub endpoints: Vec<SocketAddr>,
+}
+
 impl Choice {
+    /// The endpoints of targets: of one that is drawn by weight, then of another that is drawn among the rest, and so on;
+    /// those of weight 0 are left out. Among a target's endpoints each is first as often. `draw` draws a number below
+    /// its argument, which is not 0.
+    #[must_use]
+    pub fn weighted(mut targets: Vec<Weighted>, draw: &mut dyn FnMut(u32) -> u32) -> Self {
+        targets.retain(|target| target.weight > 0 && !target.endpoints.is_empty());
+        let mut endpoints = Vec::new();
+        while !targets.is_empty() {
+            let sum = targets.iter().fold(0_u32, |sum, target| sum.saturating_add(target.weight));
+            let mut left = draw(sum);
+            let drawn = targets.iter().position(|target| {
+                let is_here = left < target.weight;
+                left = left.saturating_sub(target.weight);
+                is_here
+            });
+            let mut target = targets.remove(drawn.unwrap_or_default());
+            let first = u32::try_from(target.endpoints.len()).map_or(0, &mut *draw);
+            let first = usize::try_from(first).unwrap_or_default() % target.endpoints.len();
+            target.endpoints.rotate_left(first);
+            for endpoint in target.endpoints {
+                if !endpoints.contains(&endpoint) {
+                    endpoints.push(endpoint);
+                }
+            }
+        }
+        Self { endpoints: endpoints.into(), next: 0 }
+    }
+
+    /// Whether there is nowhere to go.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty()
+    }
+
     /// Addresses of the other family are left out: the application could tell.
     #[must_use]
     pub fn new(original: SocketAddr, others: impl IntoIterator<Item = IpAddr>) -> Self {
@@ -30,13 +71,13 @@ impl Choice {
         self
     }
 
-    /// The endpoint of the attempt before, or of the first one before there is any.
+    /// The endpoint of the attempt before, or of the first one before there is any. There must be one.
     #[must_use]
     pub fn same_endpoint(&self) -> SocketAddr {
         self.endpoints[self.next.saturating_sub(1) % self.endpoints.len()]
     }
 
-    /// The endpoint for the next attempt. After the last one it is the first one's turn again.
+    /// The endpoint for the next attempt. After the last one it is the first one's turn again. There must be one.
     pub fn next_endpoint(&mut self) -> SocketAddr {
         let endpoint = self.endpoints[self.next % self.endpoints.len()];
         self.next = self.next.wrapping_add(1);
@@ -46,7 +87,7 @@ impl Choice {
 
 #[cfg(test)]
 mod tests {
-    use super::Choice;
+    use super::{Choice, Weighted};
     use std::net::SocketAddr;
 
     #[test]
@@ -56,5 +97,40 @@ mod tests {
         let mut choice = Choice::new(original, others);
         let order: Vec<String> = (0..5).map(|_| choice.next_endpoint().to_string()).collect();
         assert_eq!(order, ["10.0.0.2:80", "10.0.0.1:80", "10.0.0.3:80", "10.0.0.2:80", "10.0.0.1:80"]);
+    }
+
+    #[test]
+    fn a_target_gets_its_share_and_the_others_are_what_is_left() {
+        let target = |weight, addresses: &[&str]| Weighted {
+            weight,
+            endpoints: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        };
+        let targets = [
+            target(3, &["10.0.0.1:80", "10.0.0.2:80"]),
+            target(0, &["10.0.0.3:80"]),
+            target(1, &["10.0.0.4:80", "10.0.0.1:80"]),
+            target(9, &[]),
+        ];
+        let order = |draws: [u32; 4]| {
+            let mut draws = draws.into_iter();
+            let mut choice = Choice::weighted(targets.to_vec(), &mut |below| {
+                draws.next().unwrap_or_default().min(below - 1)
+            });
+            (0..4).map(|_| choice.next_endpoint().ip().to_string()).collect::<Vec<_>>()
+        };
+        // Which target, which of its endpoints is first, and the same again.
+        assert_eq!(order([0, 0, 0, 0]), ["10.0.0.1", "10.0.0.2", "10.0.0.4", "10.0.0.1"]);
+        assert_eq!(order([2, 1, 0, 0]), ["10.0.0.2", "10.0.0.1", "10.0.0.4", "10.0.0.2"]);
+        assert_eq!(order([3, 0, 0, 1]), ["10.0.0.4", "10.0.0.1", "10.0.0.2", "10.0.0.4"]);
+        assert!(Choice::weighted(vec![target(0, &["10.0.0.1:80"])], &mut |_| 0).is_empty());
+        let mut drawn = [0; 4];
+        for draw in 0..4 {
+            let mut first = true;
+            let mut choice = Choice::weighted(targets.to_vec(), &mut |_| {
+                if std::mem::take(&mut first) { draw } else { 0 }
+            });
+            drawn[usize::from(choice.next_endpoint().ip().to_string() == "10.0.0.4")] += 1;
+        }
+        assert_eq!(drawn, [3, 1, 0, 0], "by weight");
     }
 }

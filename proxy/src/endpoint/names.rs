@@ -4,6 +4,7 @@
 //! of a name's. An address stays known for a while after the last answer that had it, because names with many
 //! addresses answer with some of them at a time, and applications keep addresses longer than they should.
 
+use super::Addresses;
 use crate::policy::Host;
 use hickory_resolver::{TokioResolver, net::runtime::TokioRuntimeProvider, system_conf::parse_resolv_conf};
 use std::{
@@ -45,6 +46,7 @@ pub struct Names(Rc<Inner>);
 
 #[derive(Default)]
 struct Inner {
+    published: Addresses,
     addresses: RefCell<HashMap<Host, HashMap<IpAddr, Instant>>>,
     watches: RefCell<HashMap<Host, JoinHandle<()>>>,
 }
@@ -63,6 +65,18 @@ pub fn resolver(resolv_conf: &Path) -> Result<Rc<TokioResolver>, NamesError> {
 }
 
 impl Names {
+    /// The same for every thread.
+    #[must_use]
+    pub fn published(&self) -> &Addresses {
+        &self.0.published
+    }
+
+    /// Whether any address of the host is known.
+    #[must_use]
+    pub fn knows(&self, host: &Host) -> bool {
+        self.0.addresses.borrow().get(host).is_some_and(|known| !known.is_empty())
+    }
+
     /// Whether `address` is known as one of the host's.
     #[must_use]
     pub fn has(&self, host: &Host, address: IpAddr) -> bool {
@@ -87,6 +101,7 @@ impl Names {
             if !keep {
                 watch.abort();
                 self.0.addresses.borrow_mut().remove(host);
+                self.0.published.forget(host);
             }
             keep
         });
@@ -115,6 +130,9 @@ impl Names {
                 known.insert(address.to_canonical(), now);
             }
         }
+        let mut addresses: Vec<_> = known.keys().copied().collect();
+        addresses.sort_unstable();
+        self.0.published.publish(host, addresses);
     }
 }
 

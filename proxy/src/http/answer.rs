@@ -52,6 +52,12 @@ impl Answer {
         Self { status, body: "stream timeout".into() }
     }
 
+    /// There is nowhere to send the request.
+    #[must_use]
+    pub fn no_endpoint() -> Self {
+        Self { status: 503, body: "no healthy upstream".into() }
+    }
+
     /// A status without a word: what the client sent is no HTTP, or too much of it.
     #[must_use]
     pub fn refused(status: u16) -> Self {

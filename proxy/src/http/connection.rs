@@ -1,5 +1,6 @@
 //! One intercepted connection whose policy has something to say about HTTP: what it turns out to speak, and who serves it.
 
+use std::cell::RefCell;
 use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -20,12 +21,13 @@ use super::session::{Connected, Session, Supply};
 use super::wire::Wire;
 use super::{h1, h2};
 use crate::detect::{Detected, HTTP2_SETTINGS, begins_as_http2, detect};
-use crate::endpoint::Choice;
+use crate::endpoint::{Addresses, Choice};
 use crate::observe::{Connection, DetectedProtocol as Counted, Metrics, Observer};
-use crate::policy::{HttpPolicy, Policy, Protocol};
+use crate::policy::{Protocol, Router};
 use crate::reason::Reason;
 use crate::retry::budgets::DestinationBudget;
 use crate::retry::connect::DEFAULT_CONNECT_TIMEOUT;
+use crate::retry::{Budgets, ConnectRetry};
 use crate::tcp::connect::{self, connect, dial};
 use crate::tcp::relay::{self, Moved, Stopped, told};
 use crate::tcp::{Dialer, Signals};
@@ -46,19 +48,24 @@ const READ: usize = 16 * 1024;
 
 /// What serving HTTP takes beside the connection itself.
 pub struct Http {
-    pub policy: Arc<Policy>,
-    pub policy_name: Arc<str>,
-    pub http: Arc<HttpPolicy>,
+    pub protocol: Protocol,
+    pub connect: ConnectRetry,
+    pub router: Router,
     /// Where the upstream connection leads, if there is one.
     pub endpoint: Option<SocketAddr>,
     pub endpoints: Choice,
     pub dialer: Dialer,
+    pub addresses: Addresses,
+    /// What the connection's own attempts to connect may cost.
     pub budget: Arc<DestinationBudget>,
+    pub budgets: Budgets,
     pub epoch: Instant,
     pub buffers: Buffers,
     pub prior: Prior,
     /// Whose upstream connections the requests may use, where the policy has them shared.
     pub shares: Option<Kind>,
+    /// Nothing was tried yet: each request finds its own way.
+    pub is_unconnected: bool,
     pub observer: Observer,
     pub workload: Arc<str>,
     pub destination: SocketAddr,
@@ -251,17 +258,17 @@ impl Http {
         read: &mut BytesMut,
         record: &mut Connection,
     ) -> Result<Spoken, Reason> {
-        let protocol = self.policy.protocol;
-        let may_be_silent = self.shares.is_some() && protocol == Protocol::Auto;
+        let protocol = self.protocol;
+        let may_be_silent = self.is_unconnected && protocol == Protocol::Auto;
         if may_be_silent && timeout(SILENCE, client.readable()).await.is_err() {
             *upstream = Some(self.connect(client, record).await?);
         }
-        let leads_nowhere = upstream.is_none() && self.shares.is_none();
+        let leads_nowhere = upstream.is_none() && !self.is_unconnected;
         let patience = leads_nowhere.then_some(NOWHERE_PATIENCE);
         let metrics = self.observer.metrics();
         let spoken =
             detected(client, upstream.as_ref(), protocol, read, patience, &mut record.sni, metrics).await;
-        if matches!(spoken, Spoken::Other) && self.shares.is_some() && upstream.is_none() {
+        if matches!(spoken, Spoken::Other) && self.is_unconnected && upstream.is_none() {
             *upstream = Some(self.connect(client, record).await?);
         }
         Ok(spoken)
@@ -274,7 +281,7 @@ impl Http {
         let mut progress = connect::Progress::default();
         let endpoints = self.endpoints.clone();
         let connecting =
-            connect(&self.policy, self.destination, endpoints, &self.dialer, &shared, &mut progress);
+            connect(&self.connect, self.destination, endpoints, &self.dialer, &shared, &mut progress);
         let result = tokio::select! {
             result = connecting => result.map_err(|failed| failed.why),
             _ = client.ready(Interest::ERROR) => Err(Reason::ClientGone),
@@ -290,11 +297,14 @@ impl Http {
     }
 
     fn session(self) -> Session<TcpStream> {
-        let limit = self.policy.tcp.connect_timeout().unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+        let limit = self.connect.connect_timeout().unwrap_or(DEFAULT_CONNECT_TIMEOUT);
         let dialer = self.dialer;
         Session {
-            policy: self.http,
+            router: self.router,
+            workload: self.workload,
+            destination: self.destination,
             endpoints: self.endpoints,
+            addresses: self.addresses,
             dial: Rc::new(move |endpoint| {
                 let dialer = dialer.clone();
                 Box::pin(async move {
@@ -303,12 +313,12 @@ impl Http {
                     Ok(stream)
                 })
             }),
-            budget: self.budget,
+            budgets: self.budgets,
             epoch: self.epoch,
             buffers: self.buffers,
             prior: self.prior.into(),
-            origin: self.observer.requests_of(self.workload, self.destination, self.policy_name),
             observer: self.observer,
+            under: RefCell::default(),
         }
     }
 }

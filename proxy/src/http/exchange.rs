@@ -134,6 +134,9 @@ pub async fn run<R: Request>(
 impl<R: Request> Exchange<'_, R> {
     async fn run(&mut self) -> Ended {
         self.made = self.plan.prior.failed;
+        if self.plan.endpoints.is_empty() {
+            return self.answer(&Answer::no_endpoint(), Reason::NoEndpoint).await;
+        }
         if let Some(outcome) = self.plan.prior.gave_up {
             // What has come of the request is not the next one's.
             let _ = poll_fn(|cx| Poll::Ready(self.poll_client(cx, 0))).await;

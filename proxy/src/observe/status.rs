@@ -187,6 +187,7 @@ const fn never_was(reason: Reason) -> bool {
         | Reason::NotRetriable
         | Reason::NotRepeatable
         | Reason::NotReplayable
+        | Reason::NoEndpoint
         | Reason::TooManyRetries
         | Reason::AttemptsExhausted
         | Reason::TimedOut

@@ -1,5 +1,6 @@
 //! What a policy applies to: networks and host names, each with a port or any.
 
+use std::borrow::Borrow;
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -21,8 +22,15 @@ pub struct Destination {
 pub enum Address {
     Any,
     Network(Network),
+    /// A connection whose address is one of the host's, and a request whose authority is the host.
     Host(Host),
+    /// A request whose authority ends so.
+    Suffix(HostSuffix),
 }
+
+/// A wildcard such as `*.example.com`: the hosts below a DNS name, at any depth.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostSuffix(Host);
 
 /// A range of addresses without host bits. An IPv4-mapped range is the IPv4 range that it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +57,7 @@ pub enum HostError {
          in ASCII (`xn--`)"
     )]
     Syntax,
-    #[error("a full DNS name; wildcards are not supported")]
+    #[error("a full DNS name, or a wildcard such as *.example.com where one is allowed")]
     Wildcard,
     #[error("a DNS name; an address or network belongs in `cidrs`")]
     Address,
@@ -108,6 +116,34 @@ impl FromStr for Host {
             return Err(HostError::Port);
         }
         if is_name(&host) { Ok(Self(host.into_boxed_str())) } else { Err(HostError::Syntax) }
+    }
+}
+
+impl HostSuffix {
+    /// The name that the hosts are below.
+    #[must_use]
+    pub fn parent(&self) -> &Host {
+        &self.0
+    }
+}
+
+impl FromStr for HostSuffix {
+    type Err = HostError;
+
+    fn from_str(text: &str) -> Result<Self, HostError> {
+        text.strip_prefix("*.").ok_or(HostError::Wildcard)?.parse().map(Self)
+    }
+}
+
+impl Display for HostSuffix {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "*.{}", self.0)
+    }
+}
+
+impl Borrow<str> for Host {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -124,7 +124,8 @@ impl HeaderMatcher {
 }
 
 impl ValueMatcher {
-    fn matches(&self, value: &[u8]) -> bool {
+    /// Whether one value is like this.
+    pub(super) fn matches(&self, value: &[u8]) -> bool {
         match self {
             Self::Present => true,
             Self::Exact(text) => value == text.as_bytes(),
@@ -133,7 +134,7 @@ impl ValueMatcher {
             Self::Contains(text) => {
                 text.is_empty() || value.windows(text.len()).any(|part| part == text.as_bytes())
             }
-            Self::Regex(pattern) => pattern.whole.is_match(value),
+            Self::Regex(pattern) => pattern.is_match(value),
             Self::Range { start, end } => {
                 number::<i64>(value).is_some_and(|number| (*start..*end).contains(&number))
             }
@@ -183,6 +184,12 @@ impl Pattern {
         // Alone first: what is only balanced by the group around it, such as `a)|(b`, is no expression.
         compile(source)?;
         Ok(Self { source: Box::from(source), whole: compile(&format!(r"\A(?:{source})\z"))? })
+    }
+
+    /// Whether all of a value matches.
+    #[must_use]
+    pub fn is_match(&self, value: &[u8]) -> bool {
+        self.whole.is_match(value)
     }
 
     /// The expression as it was written.

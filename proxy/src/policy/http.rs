@@ -2,11 +2,15 @@
 
 mod overrides;
 
+use std::num::NonZeroU32;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 pub use overrides::REQUEST_HEADERS;
 
-use crate::retry::RequestRetry;
+use crate::retry::connect::RetryOn;
+use crate::retry::request::{Condition, Conditions};
+use crate::retry::{ConnectRetry, RequestRetry};
 
 /// What a connection to a destination speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +49,33 @@ pub struct HttpPolicy {
 impl HttpPolicy {
     /// What a native document that says nothing keeps of a request's body.
     pub const DEFAULT_MAX_BUFFERED_BODY: usize = 1 << 20;
+
+    /// What holds for a request that goes through as it is.
+    #[must_use]
+    pub fn passing() -> &'static Self {
+        static PASSING: LazyLock<HttpPolicy> = LazyLock::new(|| {
+            let retry =
+                RequestRetry { retry_on: Conditions::default(), num_retries: 0, ..RequestRetry::default() };
+            HttpPolicy { retry, ..HttpPolicy::default() }
+        });
+        &PASSING
+    }
+
+    /// How connects are retried where a document says it for requests only.
+    #[must_use]
+    pub fn connect_retry(&self) -> ConnectRetry {
+        const CONNECTS: Conditions = Conditions::of(&[
+            Condition::ConnectFailure,
+            Condition::ResetBeforeRequest,
+            Condition::Reset,
+            Condition::GatewayError,
+            Condition::ServerError,
+        ]);
+        let retries = if self.retry.retry_on.intersects(CONNECTS) { self.retry.num_retries } else { 0 };
+        let attempts = NonZeroU32::MIN.saturating_add(retries);
+        // Without timeouts nothing is refused.
+        ConnectRetry::try_new(attempts, None, None, self.retry.backoff, RetryOn::ALL).unwrap_or_default()
+    }
 }
 
 /// What a native document that says nothing gets.

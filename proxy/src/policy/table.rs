@@ -1,22 +1,29 @@
-//! All policies in force, and which of them holds for a destination.
+//! All policies in force, which of them hold for a connection, and which route a request of it takes.
 //!
-//! The most specific wins: a host name before a network, a longer prefix before a shorter one, then one with a port
-//! before one without, then the earlier name. "Any address" is the prefix of length zero, of either family.
+//! The most specific destination wins: a host name before a wildcard, a longer wildcard before a shorter one, any of these
+//! before a network, a longer prefix before a shorter one, then one with a port before one without. "Any address" is the
+//! prefix of length zero, of either family. Among equally specific ones [`Precedence`] decides.
 //!
-//! Precedence is settled when the table is built. A lookup then probes a hash map twice for each prefix length that
-//! some policy uses, so its cost does not grow with the number of networks; host names it goes through one by one,
-//! because only the caller knows what they resolve to.
+//! Precedence is settled when the table is built. A look-up then probes a hash map for each prefix length, and for each
+//! label of an authority, that some policy uses, so its cost does not grow with the number of policies; host names it
+//! goes through one by one when a connection comes, because only the caller knows what they resolve to.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::str;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::{Address, Destination, Host, Origin, Policy, PolicyName};
+use super::headers::Headers;
+use super::{
+    Address, Destination, Host, HttpPolicy, Identity, Origin, Policy, PolicyName, Precedence, Rest, Route,
+    TargetAddress, Workload,
+};
+use crate::retry::ConnectRetry;
 
 /// The policies in force.
 #[derive(Clone, Debug)]
@@ -24,20 +31,63 @@ pub struct Table {
     /// By name, without the fallback.
     policies: Vec<Arc<Policy>>,
     fallback: Arc<Policy>,
-    /// Those with a port first, then by policy.
-    hosts: Vec<HostRule>,
-    networks: HashMap<(IpNet, Option<NonZeroU16>), Arc<Policy>>,
+    fallback_rules: Tier,
+    hosts: BTreeMap<Host, Tier>,
+    /// By the name that the hosts are below.
+    suffixes: HashMap<Host, Tier>,
+    networks: HashMap<IpNet, Tier>,
     /// The prefix lengths in `networks`, longest first.
     lengths_v4: Vec<u8>,
     lengths_v6: Vec<u8>,
 }
 
-/// What holds for a destination.
+/// What holds for a connection.
+#[derive(Clone, Debug)]
+pub struct Matched {
+    /// The most specific one that the destination's address tells.
+    pub policy: Arc<Policy>,
+    /// The host name by which it was chosen, whose other addresses a retry may try.
+    pub host: Option<Host>,
+    /// How the connection is made: of all policies that may turn out to apply, the most patient one.
+    pub connect: ConnectRetry,
+    /// What its requests are asked for. None: there is nothing to say about requests.
+    pub router: Option<Router>,
+}
+
+/// Which routes the requests of one connection take.
+#[derive(Clone, Debug)]
+pub struct Router {
+    table: Arc<Table>,
+    port: Option<NonZeroU16>,
+    cgroup: Arc<str>,
+    identity: Option<Arc<Identity>>,
+    /// By the address that was dialled, the most specific first.
+    resolved: Vec<(Host, Tier)>,
+    networks: Vec<Tier>,
+    has_authorities: bool,
+}
+
+/// What holds for a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Match<'a> {
+pub struct Routed<'a> {
     pub policy: &'a Arc<Policy>,
-    /// The host name by which the policy was chosen, whose other addresses a retry may try.
-    pub host: Option<&'a Host>,
+    /// None: the request goes through as it is.
+    pub route: Option<&'a Route>,
+    /// The destination by which the policy was chosen, for who wants to know why.
+    pub by: By<'a>,
+}
+
+/// How a request was found to be a policy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By<'a> {
+    /// Its authority is this host or below it.
+    Authority(&'a str),
+    /// The dialled address is one of this host's.
+    Resolved(&'a Host),
+    /// The dialled address is in one of its networks, or may be any.
+    Address,
+    /// No other policy applies.
+    Fallback,
 }
 
 /// Two policies have one name.
@@ -49,11 +99,24 @@ pub struct DuplicateName {
     pub second: Origin,
 }
 
+/// What policies say of one destination, in the order in which they are asked.
+type Tier = Arc<[Rule]>;
+
 #[derive(Clone, Debug)]
-struct HostRule {
-    host: Host,
+struct Rule {
     port: Option<NonZeroU16>,
     policy: Arc<Policy>,
+    says: Says,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Says {
+    /// This about some requests.
+    Route(usize),
+    /// Something about connections alone.
+    Connections,
+    /// That no less specific policy is asked about requests.
+    Rest,
 }
 
 impl Table {
@@ -81,25 +144,78 @@ impl Table {
         Ok(Self::index(by_name.into_values().collect(), fallback))
     }
 
-    /// The policy for a connection to `destination`; `resolves_to` says whether a host name has an address. An
-    /// IPv4-mapped address is the IPv4 address that it stands for.
-    pub fn lookup(&self, destination: SocketAddr, resolves_to: impl Fn(&Host, IpAddr) -> bool) -> Match<'_> {
-        let (address, port) = (destination.ip().to_canonical(), NonZeroU16::new(destination.port()));
-        let by_host = self
-            .hosts
-            .iter()
-            .filter(|rule| rule.port.is_none() || rule.port == port)
-            .find(|rule| resolves_to(&rule.host, address));
-        if let Some(rule) = by_host {
-            return Match { policy: &rule.policy, host: Some(&rule.host) };
+    /// What holds for a connection of a workload to `destination`; `resolves_to` says whether a host name has an address,
+    /// and, without an address, whether it has any. An IPv4-mapped address is the IPv4 address that it stands for.
+    pub fn lookup(
+        self: &Arc<Self>,
+        destination: SocketAddr,
+        cgroup: &Arc<str>,
+        identity: Option<&Arc<Identity>>,
+        resolves_to: impl Fn(&Host, Option<IpAddr>) -> bool,
+    ) -> Matched {
+        let address = destination.ip().to_canonical();
+        let mut router = Router {
+            table: Arc::clone(self),
+            port: NonZeroU16::new(destination.port()),
+            cgroup: Arc::clone(cgroup),
+            identity: identity.map(Arc::clone),
+            resolved: Vec::new(),
+            networks: self.by_network(address),
+            has_authorities: !self.suffixes.is_empty() || !self.hosts.is_empty(),
+        };
+        for (host, tier) in &self.hosts {
+            if resolves_to(host, Some(address)) {
+                router.resolved.push((host.clone(), Arc::clone(tier)));
+            }
         }
-        let policy = self.by_network(address, port).unwrap_or(&self.fallback);
-        Match { policy, host: None }
+        // The host whose first rule would be asked first.
+        let port = router.port;
+        router.resolved.sort_by_key(|(host, tier)| {
+            let first = tier.iter().find(|rule| rule.applies(port)).map(Rule::key);
+            (first.is_none(), first, host.clone())
+        });
+
+        let by_address = router.by_address().collect::<Vec<_>>();
+        let chosen = by_address.first().map(|(rule, host)| (Arc::clone(&rule.policy), host.cloned()));
+        let mut may_apply: Vec<&Arc<Policy>> = Vec::new();
+        for (rule, _) in &by_address {
+            may_apply.push(&rule.policy);
+            if rule.says == Says::Rest {
+                break;
+            }
+        }
+        let of_unresolved =
+            self.hosts.iter().filter(|(host, _)| !resolves_to(host, None)).map(|(_, tier)| tier);
+        for tier in of_unresolved.chain(self.suffixes.values()) {
+            may_apply.extend(tier.iter().filter(|rule| router.is_for(rule)).map(|rule| &rule.policy));
+        }
+        let patience = |retry: &&ConnectRetry| {
+            let timeout = |timeout: Option<_>| timeout.map_or((1, None), |timeout| (0, Some(timeout)));
+            (retry.max_connect_attempts(), timeout(retry.timeout()), timeout(retry.connect_timeout()))
+        };
+        let connect =
+            may_apply.iter().map(|policy| &policy.tcp).max_by_key(patience).unwrap_or(&self.fallback.tcp);
+        let connect = connect.clone();
+        let (policy, host) = chosen.unwrap_or_else(|| (Arc::clone(&self.fallback), None));
+        let has_routes = may_apply.iter().any(|policy| !policy.routes.is_empty())
+            || router.has_authorities && self.authorities_have_routes()
+            || !self.fallback.routes.is_empty()
+                && !by_address.iter().any(|(rule, _)| rule.says == Says::Rest);
+        drop(by_address);
+        Matched { policy, host, connect, router: has_routes.then_some(router) }
     }
 
-    /// Every host name that some policy applies to, each once, for the resolver.
+    /// Every host name that some policy applies to or leads to, each once, for the resolver.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
-        self.hosts.iter().map(|rule| &rule.host).collect::<BTreeSet<_>>().into_iter()
+        let leads_to = self.policies().flat_map(|policy| {
+            let targets =
+                policy.routes.iter().flat_map(|route| route.targets.iter()).chain(policy.targets.iter());
+            targets.filter_map(|target| match &target.address {
+                TargetAddress::Host { host, .. } => Some(host),
+                TargetAddress::Original | TargetAddress::Addresses(_) => None,
+            })
+        });
+        self.hosts.keys().chain(leads_to).collect::<BTreeSet<_>>().into_iter()
     }
 
     /// All policies by name, and the one that holds where no other does at the end.
@@ -107,50 +223,223 @@ impl Table {
         self.policies.iter().chain([&self.fallback])
     }
 
-    /// The policies must be sorted by name: of two equally specific rules the first stays.
+    fn authorities_have_routes(&self) -> bool {
+        self.hosts
+            .values()
+            .chain(self.suffixes.values())
+            .any(|tier| tier.iter().any(|rule| matches!(rule.says, Says::Route(_))))
+    }
+
     fn index(policies: Vec<Arc<Policy>>, fallback: Arc<Policy>) -> Self {
-        let mut hosts = BTreeMap::new();
-        let mut networks = HashMap::new();
-        for (order, policy) in policies.iter().enumerate() {
+        let (mut hosts, mut suffixes, mut networks) =
+            (BTreeMap::<_, Vec<Rule>>::new(), HashMap::<_, Vec<Rule>>::new(), HashMap::<_, Vec<Rule>>::new());
+        for policy in &policies {
             let to = if policy.to.is_empty() { &EVERYWHERE[..] } else { &policy.to };
             for Destination { address, port } in to {
-                let (prefixes, host) = match address {
-                    Address::Any => (&ALL_ADDRESSES[..], None),
-                    Address::Network(network) => (&[network.get()][..], None),
-                    Address::Host(host) => (&[][..], Some(host)),
-                };
-                for &prefix in prefixes {
-                    networks.entry((prefix, *port)).or_insert_with(|| Arc::clone(policy));
-                }
-                if let Some(host) = host {
-                    hosts.entry((port.is_none(), order, host, *port)).or_insert_with(|| Arc::clone(policy));
+                let rules = || rules(policy, *port);
+                match address {
+                    Address::Any => {
+                        ALL_ADDRESSES
+                            .iter()
+                            .for_each(|all| networks.entry(*all).or_default().extend(rules()));
+                    }
+                    Address::Network(network) => networks.entry(network.get()).or_default().extend(rules()),
+                    Address::Host(host) => hosts.entry(host.clone()).or_default().extend(rules()),
+                    Address::Suffix(suffix) => {
+                        suffixes.entry(suffix.parent().clone()).or_default().extend(rules());
+                    }
                 }
             }
         }
-        let hosts = hosts
-            .into_iter()
-            .map(|((_, _, host, port), policy)| HostRule { host: host.clone(), port, policy })
-            .collect();
         let lengths = |v4: bool| {
-            let of_family = networks.keys().filter(|(network, _)| network.addr().is_ipv4() == v4);
-            let longest_first: BTreeSet<_> =
-                of_family.map(|(network, _)| Reverse(network.prefix_len())).collect();
+            let of_family = networks.keys().filter(|network| network.addr().is_ipv4() == v4);
+            let longest_first: BTreeSet<_> = of_family.map(|network| Reverse(network.prefix_len())).collect();
             longest_first.into_iter().map(|Reverse(length)| length).collect()
         };
         let (lengths_v4, lengths_v6) = (lengths(true), lengths(false));
-        Self { policies, fallback, hosts, networks, lengths_v4, lengths_v6 }
+        let fallback_rules = tier(rules(&fallback, None).collect());
+        Self {
+            policies,
+            fallback,
+            fallback_rules,
+            hosts: hosts.into_iter().map(|(host, rules)| (host, tier(rules))).collect(),
+            suffixes: suffixes.into_iter().map(|(host, rules)| (host, tier(rules))).collect(),
+            networks: networks.into_iter().map(|(network, rules)| (network, tier(rules))).collect(),
+            lengths_v4,
+            lengths_v6,
+        }
     }
 
-    fn by_network(&self, address: IpAddr, port: Option<NonZeroU16>) -> Option<&Arc<Policy>> {
+    fn by_network(&self, address: IpAddr) -> Vec<Tier> {
         let lengths = match address {
             IpAddr::V4(_) => &self.lengths_v4,
             IpAddr::V6(_) => &self.lengths_v6,
         };
-        lengths.iter().find_map(|&length| {
+        let tiers = lengths.iter().filter_map(|&length| {
             let prefix = IpNet::new(address, length).ok()?.trunc();
-            self.networks.get(&(prefix, port)).or_else(|| self.networks.get(&(prefix, None)))
+            self.networks.get(&prefix).map(Arc::clone)
+        });
+        tiers.collect()
+    }
+}
+
+impl Router {
+    /// What holds for a request.
+    #[must_use]
+    pub fn route(&self, request: &(impl Headers + ?Sized)) -> Routed<'_> {
+        let authority = if self.has_authorities { request.get(":authority").and_then(host_of) } else { None };
+        let lower;
+        let authority = match authority {
+            Some(authority) if authority.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                lower = authority.to_ascii_lowercase();
+                Some(lower.as_str())
+            }
+            authority => authority,
+        };
+        let exact = authority.and_then(|authority| self.table.hosts.get_key_value(authority));
+        let of_exact = exact
+            .iter()
+            .flat_map(|(host, tier)| tier.iter().map(move |rule| (rule, By::Authority(host.as_str()))));
+        let of_resolved =
+            self.resolved.iter().filter(|(host, _)| exact.is_none_or(|(exact, _)| exact != host));
+        let of_resolved =
+            of_resolved.flat_map(|(host, tier)| tier.iter().map(move |rule| (rule, By::Resolved(host))));
+        let parents = authority.filter(|_| !self.table.suffixes.is_empty()).into_iter().flat_map(parents);
+        let of_suffixes = parents.filter_map(|parent| self.table.suffixes.get_key_value(parent));
+        let of_suffixes = of_suffixes
+            .flat_map(|(host, tier)| tier.iter().map(move |rule| (rule, By::Authority(host.as_str()))));
+        let of_networks = self.networks.iter().flat_map(|tier| tier.iter().map(|rule| (rule, By::Address)));
+        let all = of_exact.chain(of_resolved).chain(of_suffixes).chain(of_networks);
+        let fallback = self.table.fallback_rules.iter().map(|rule| (rule, By::Fallback));
+        for (rule, by) in all.chain(fallback).filter(|(rule, _)| self.is_for(rule)) {
+            let route = match rule.says {
+                Says::Connections => continue,
+                Says::Rest => None,
+                Says::Route(index) => match rule.policy.routes.get(index) {
+                    Some(route) if route.matcher.matches(request) => Some(route),
+                    Some(_) | None => continue,
+                },
+            };
+            return Routed { policy: &rule.policy, route, by };
+        }
+        Routed { policy: &self.table.fallback, route: None, by: By::Fallback }
+    }
+
+    /// Whether all that is said of requests leads away from where the connection was dialled to, as far as its address
+    /// tells: then it is not worth a connection.
+    #[must_use]
+    pub fn leads_elsewhere(&self) -> bool {
+        let mut routes = self
+            .by_address()
+            .take_while(|(rule, _)| rule.says != Says::Rest)
+            .filter_map(|(rule, _)| match rule.says {
+                Says::Route(index) => rule.policy.routes.get(index),
+                Says::Connections | Says::Rest => None,
+            })
+            .peekable();
+        routes.peek().is_some() && routes.all(Route::leads_elsewhere)
+    }
+
+    /// What some route of those that the address tells says of requests as a whole.
+    #[must_use]
+    pub fn any(&self, says: impl Fn(&HttpPolicy) -> bool) -> bool {
+        self.by_address().chain(self.table.fallback_rules.iter().map(|rule| (rule, None))).any(|(rule, _)| {
+            match rule.says {
+                Says::Route(index) => rule.policy.routes.get(index).is_some_and(|route| says(&route.http)),
+                Says::Connections | Says::Rest => false,
+            }
         })
     }
+
+    /// One policy for everything, whatever its destinations.
+    #[must_use]
+    pub fn of(policy: Policy) -> Self {
+        let table = Arc::new(Table::index(Vec::new(), Arc::new(policy)));
+        Self {
+            table,
+            port: None,
+            cgroup: Arc::from(""),
+            identity: None,
+            resolved: Vec::new(),
+            networks: Vec::new(),
+            has_authorities: false,
+        }
+    }
+
+    fn by_address(&self) -> impl Iterator<Item = (&Rule, Option<&Host>)> {
+        let resolved =
+            self.resolved.iter().flat_map(|(host, tier)| tier.iter().map(move |rule| (rule, Some(host))));
+        let networks = self.networks.iter().flat_map(|tier| tier.iter().map(|rule| (rule, None)));
+        resolved.chain(networks).filter(|(rule, _)| self.is_for(rule))
+    }
+
+    fn is_for(&self, rule: &Rule) -> bool {
+        let workload = Workload { cgroup: &self.cgroup, identity: self.identity.as_deref() };
+        rule.applies(self.port) && rule.policy.is_from(workload)
+    }
+}
+
+impl Rule {
+    fn applies(&self, port: Option<NonZeroU16>) -> bool {
+        self.port.is_none() || self.port == port
+    }
+
+    fn key(&self) -> (bool, [u32; 5], PolicyName, Says, u32) {
+        let Precedence { among_all, within } = match self.says {
+            Says::Route(index) => {
+                self.policy.routes.get(index).map(|route| route.precedence).unwrap_or_default()
+            }
+            // What ends the asking comes after what its own policy has to say, and before other documents of its kind
+            // that have nothing but their names to be told by.
+            Says::Connections | Says::Rest => Precedence { among_all: [0; 5], within: u32::MAX },
+        };
+        let rank = match self.says {
+            Says::Route(_) => Says::Route(0),
+            says => says,
+        };
+        (self.port.is_none(), among_all, self.policy.name.clone(), rank, within)
+    }
+}
+
+impl Route {
+    /// Whether no request that takes it goes where it was sent to.
+    #[must_use]
+    pub fn leads_elsewhere(&self) -> bool {
+        !self.targets.is_empty()
+            && self
+                .targets
+                .iter()
+                .all(|target| target.address != TargetAddress::Original || target.weight == 0)
+    }
+}
+
+fn rules(policy: &Arc<Policy>, port: Option<NonZeroU16>) -> impl Iterator<Item = Rule> {
+    let last = match policy.rest {
+        Rest::Passes => Says::Rest,
+        Rest::GoesOn => Says::Connections,
+    };
+    let says = (0..policy.routes.len()).map(Says::Route).chain([last]);
+    says.map(move |says| Rule { port, policy: Arc::clone(policy), says })
+}
+
+fn tier(mut rules: Vec<Rule>) -> Tier {
+    rules.sort_by_cached_key(Rule::key);
+    rules.into()
+}
+
+/// The host of an authority, without its port.
+fn host_of(authority: &[u8]) -> Option<&str> {
+    let authority = str::from_utf8(authority).ok()?;
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        Some(_) | None => authority,
+    };
+    Some(host.strip_suffix('.').unwrap_or(host)).filter(|host| host.len() <= 253)
+}
+
+/// The names that a host is below, from the nearest on.
+fn parents(host: &str) -> impl Iterator<Item = &str> {
+    host.match_indices('.').filter_map(|(dot, _)| host.get(dot + 1..))
 }
 
 /// The built-in policy alone.
@@ -179,7 +468,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
 
-    use super::{DuplicateName, Table};
+    use super::{DuplicateName, Matched, Table};
     use crate::policy::{Address, Destination, Host, Origin, Policy, PolicyName};
 
     fn destination(address: &str, port: u16) -> Destination {
@@ -200,18 +489,22 @@ mod tests {
     }
 
     /// The hosts' addresses in these tests: a and b share one.
-    fn resolves_to(host: &Host, address: IpAddr) -> bool {
+    fn resolves_to(host: &Host, address: Option<IpAddr>) -> bool {
         let addresses: &[&str] = match host.as_str() {
             "a" => &["10.1.2.3", "fd00::1"],
             "b" => &["10.1.2.3", "10.9.9.9"],
             _ => &[],
         };
-        addresses.iter().any(|text| text.parse() == Ok(address))
+        addresses.iter().any(|text| address.is_none_or(|address| text.parse() == Ok(address)))
+    }
+
+    fn lookup(table: &Table, destination: &str) -> Matched {
+        Arc::new(table.clone()).lookup(destination.parse().unwrap(), &Arc::from("web"), None, resolves_to)
     }
 
     fn chosen(table: &Table, destination: &str) -> (String, Option<String>) {
-        let found = table.lookup(destination.parse().unwrap(), resolves_to);
-        (found.policy.name.to_string(), found.host.map(ToString::to_string))
+        let found = lookup(table, destination);
+        (found.policy.name.to_string(), found.host.map(|host| host.to_string()))
     }
 
     #[test]
@@ -255,17 +548,11 @@ mod tests {
     #[test]
     fn a_policy_named_default_replaces_the_built_in_one() {
         let built_in = Table::default();
-        assert_eq!(
-            built_in.lookup("192.0.2.1:1".parse().unwrap(), resolves_to).policy.origin,
-            Origin::BuiltIn
-        );
+        assert_eq!(lookup(&built_in, "192.0.2.1:1").policy.origin, Origin::BuiltIn);
         let table = Table::try_new(vec![policy("default", 7, vec![]), policy("z", 1, vec![])]).unwrap();
         assert_eq!(chosen(&table, "192.0.2.1:1").0, "z");
         let table = Table::try_new(vec![policy("default", 7, vec![])]).unwrap();
-        assert_eq!(
-            table.lookup("192.0.2.1:1".parse().unwrap(), resolves_to).policy.origin.to_string(),
-            "p.yaml:7"
-        );
+        assert_eq!(lookup(&table, "192.0.2.1:1").policy.origin.to_string(), "p.yaml:7");
         assert_eq!(table.policies().count(), 1);
     }
 
@@ -303,8 +590,8 @@ mod tests {
                 Address::Network(network) if network.get().contains(&address) => {
                     (0, network.get().prefix_len(), None)
                 }
-                Address::Host(host) if resolves_to(host, address) => (1, 0, Some(host.to_string())),
-                Address::Network(_) | Address::Host(_) => return None,
+                Address::Host(host) if resolves_to(host, Some(address)) => (1, 0, Some(host.to_string())),
+                Address::Network(_) | Address::Host(_) | Address::Suffix(_) => return None,
             };
             if port.is_some_and(|port| port.get() != to.port()) {
                 return None;

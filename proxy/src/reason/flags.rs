@@ -35,6 +35,8 @@ pub enum Flag {
     DownstreamProtocolError,
     /// `LR`: redial reset the stream.
     LocalReset,
+    /// `UH`: there was nowhere to send the request.
+    NoHealthyUpstream,
     /// `OM`: redial was at a bound.
     OverloadManager,
 }
@@ -77,6 +79,7 @@ impl Flag {
             Self::DownstreamRemoteReset => "DR",
             Self::DownstreamProtocolError => "DPE",
             Self::LocalReset => "LR",
+            Self::NoHealthyUpstream => "UH",
             Self::OverloadManager => "OM",
         }
     }
@@ -115,6 +118,7 @@ const fn delivers_a_failure(reason: Reason) -> bool {
         | Reason::ClientGone
         | Reason::TimedOut
         | Reason::IdleTimeout
+        | Reason::NoEndpoint
         | Reason::BadRequest
         | Reason::HeadTooLarge
         | Reason::Overloaded
@@ -139,6 +143,7 @@ const fn of_outcome(outcome: RequestOutcome) -> Option<Flag> {
 
 const fn of_reason(reason: Reason) -> Option<Flag> {
     match reason {
+        Reason::NoEndpoint => Some(Flag::NoHealthyUpstream),
         Reason::AttemptsExhausted => Some(Flag::UpstreamRetryLimitExceeded),
         Reason::TooManyRetries | Reason::BudgetExhausted => Some(Flag::UpstreamOverflow),
         Reason::TimedOut => Some(Flag::UpstreamRequestTimeout),
@@ -191,6 +196,7 @@ mod tests {
             (Some(RequestOutcome::Cancelled), Reason::Drained, "LR"),
             (None, Reason::BadRequest, "DPE"),
             (None, Reason::Overloaded, "OM"),
+            (None, Reason::NoEndpoint, "UH"),
         ] {
             assert_eq!(Flags::of(last, reason).to_string(), flags, "{last:?} {reason:?}");
         }

@@ -4,9 +4,8 @@ use crate::{
     endpoint::Choice,
     intercept::NetworkNamespace,
     observe::{Attempt, Attempts, Metrics},
-    policy::Policy,
     reason::{AttemptOutcome, Reason},
-    retry::{self, Jitter, Verdict, budgets::DestinationBudget, connect::decide},
+    retry::{self, ConnectRetry, Jitter, Verdict, budgets::DestinationBudget, connect::decide},
 };
 use nix::{
     errno::Errno,
@@ -59,7 +58,7 @@ pub struct Shared<'a> {
 
 /// Connects to the destination as its policy says.
 pub async fn connect(
-    policy: &Policy,
+    retry: &ConnectRetry,
     destination: SocketAddr,
     mut endpoints: Choice,
     dialer: &Dialer,
@@ -72,7 +71,7 @@ pub async fn connect(
     let mut made = 0;
     loop {
         let endpoint = endpoints.next_endpoint();
-        let limit = policy.tcp.attempt_limit(made, begun.elapsed());
+        let limit = retry.attempt_limit(made, begun.elapsed());
         progress.begin(endpoint, backoff);
         let result = attempt(dialer, endpoint, limit).await;
         made += 1;
@@ -85,7 +84,7 @@ pub async fn connect(
         };
         progress.end(outcome, shared.metrics);
         let attempts = retry::Attempts { made, elapsed: begun.elapsed() };
-        match decide(&policy.tcp, &attempts, outcome, Jitter::from_bits(fastrand::u64(..))) {
+        match decide(retry, &attempts, outcome, Jitter::from_bits(fastrand::u64(..))) {
             Verdict::GiveUp { why } => return Err(Failed { why, last: outcome }),
             Verdict::Retry { after } => {
                 if let Err(scope) = shared.budget.withdraw(shared.epoch.elapsed()) {

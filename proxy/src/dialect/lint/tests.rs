@@ -2,14 +2,13 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Finding, Setting, findings, longest_pauses};
+use super::{Finding, Setting, longest_pauses, of_requests};
 use crate::dialect::{Code, Note, parse};
-use crate::policy::{HttpPolicy, Policy};
+use crate::policy::{HttpPolicy, Protocol, Sources};
 use crate::retry::request::{Conditions, RequestRetry};
 use crate::retry::{Backoff, Jitter};
 
@@ -289,8 +288,7 @@ fn each_note_has_its_line_and_they_are_told_in_their_order() {
 #[test]
 fn a_policy_without_conditions_is_noted() {
     let found = |http: HttpPolicy| {
-        let policy = Policy { http: Some(Arc::new(http)), ..Policy::built_in() };
-        findings(&policy, |_| true)
+        of_requests(&http, Protocol::Auto, &Sources::default())
             .into_iter()
             .map(|Finding { code, about, .. }| (code, about))
             .collect::<Vec<_>>()

@@ -1,20 +1,18 @@
 //! The `http` section: what holds for requests.
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{backoff, each};
-use crate::dialect::fields::{Field, Map, Place, Problems};
+use super::backoff;
+use crate::dialect::fields::{Field, Map, Problems};
 use crate::policy::{
-    AddedHeaders, ConnectFailure, HeaderMatcher, HeaderName, HttpPolicy, NoHeaderName, Pattern, UpstreamMode,
-    ValueMatcher,
+    AddedHeaders, ConnectFailure, HeaderMatcher, HeaderName, HttpPolicy, NoHeaderName, Pattern, Place,
+    UpstreamMode, ValueMatcher,
 };
-use crate::retry::connect::RetryOn;
+use crate::retry::RequestRetry;
 use crate::retry::request::{
     Condition, Conditions, HostSelection, Method, Methods, RateLimitedBackoff, ResetFormat, ResetHeader,
     StatusCodes,
 };
-use crate::retry::{ConnectRetry, RequestRetry};
 
 /// The most matchers, methods or reset headers in one list: each is asked of every message.
 const MAX_ENTRIES: usize = 64;
@@ -79,8 +77,9 @@ pub(super) fn policy(http: &Field<'_>, problems: &mut Problems) -> Option<HttpPo
 }
 
 /// Where a condition is named, or implied.
-pub(super) fn condition_place(root: &Field<'_>, condition: Condition) -> Place {
-    let list = root.child("spec").and_then(|spec| spec.child("http")?.child("retryOn"));
+pub(super) fn condition_place(root: &Field<'_>, section: &[&str], condition: Condition) -> Place {
+    let list = section.iter().try_fold(root.clone(), |field, key| field.child(key));
+    let list = list.and_then(|http| http.child("retryOn"));
     if let Some(item) = list.and_then(|list| list.item(condition.as_str())) {
         return item.place(&[]);
     }
@@ -102,22 +101,7 @@ pub(super) fn condition_place(root: &Field<'_>, condition: Condition) -> Place {
         | Condition::GatewayError
         | Condition::ServerError => "retryOn",
     };
-    root.place(&["spec", "http", field])
-}
-
-/// How connects are retried where the document says it for requests only.
-pub(super) fn connect_retry(http: &HttpPolicy) -> ConnectRetry {
-    const CONNECTS: Conditions = Conditions::of(&[
-        Condition::ConnectFailure,
-        Condition::ResetBeforeRequest,
-        Condition::Reset,
-        Condition::GatewayError,
-        Condition::ServerError,
-    ]);
-    let retries = if http.retry.retry_on.intersects(CONNECTS) { http.retry.num_retries } else { 0 };
-    let attempts = NonZeroU32::MIN.saturating_add(retries);
-    // Without timeouts nothing is refused.
-    ConnectRetry::try_new(attempts, None, None, http.retry.backoff, RetryOn::ALL).unwrap_or_default()
+    root.place(&[section, &[field]].concat())
 }
 
 fn retry(
@@ -126,7 +110,7 @@ fn retry(
     problems: &mut Problems,
 ) -> Option<RequestRetry> {
     let default = RequestRetry::default();
-    let status_codes = each(map, "retriableStatusCodes", problems, |field, problems| {
+    let status_codes = map.each("retriableStatusCodes", problems, |field, problems| {
         let (first, last) = (*StatusCodes::RANGE.start(), *StatusCodes::RANGE.end());
         u16::try_from(field.whole(first.into()..=last.into(), problems)?).ok()
     });
@@ -304,7 +288,7 @@ fn some_of<'a, T>(
     problems: &mut Problems,
     read: impl FnMut(&Field<'a>, &mut Problems) -> Option<T>,
 ) -> Option<Vec<T>> {
-    let items = each(map, name, problems, read)?;
+    let items = map.each(name, problems, read)?;
     if items.len() > MAX_ENTRIES {
         let message = format!("{} entries are too many; there may be {MAX_ENTRIES}", items.len());
         return map.get(name).and_then(|list| list.problem(message, problems));

@@ -69,6 +69,7 @@ spec:
             Address::Any => "any".to_owned(),
             Address::Network(network) => network.to_string(),
             Address::Host(host) => host.to_string(),
+            Address::Suffix(suffix) => suffix.to_string(),
         };
         (address, destination.port.map_or(0, Into::into))
     });

@@ -144,11 +144,12 @@ async fn requests<S: Wire>(client: &mut Client<'_, S>, slot: &Slot<S>, session: 
         let bytes = Bytes::copy_from_slice(client.read.get(..head.length).unwrap_or_default());
         client.read.advance(head.length);
         let fields = head.fields(&bytes);
-        let policy = session.policy.for_request(&fields);
-        let plan = session.plan(&policy, &fields);
-        let _active = session.origin.metrics.begin();
+        let taken = session.take(&fields);
+        let policy = taken.http.for_request(&fields);
+        let plan = session.plan(&taken, &policy, &fields);
+        let _active = taken.under.origin.metrics.begin();
         let mut asked = Asked {
-            bytes: without_hops(slot, &policy, &head, without_policy(&session.policy, &bytes)),
+            bytes: without_hops(slot, &policy, &head, without_policy(taken.http, &bytes)),
             body: Body::new(head.body),
             client: &mut *client,
             session,
@@ -169,7 +170,7 @@ async fn requests<S: Wire>(client: &mut Client<'_, S>, slot: &Slot<S>, session: 
             request: asked.received,
             response: asked.delivered,
         };
-        session.request_ended(&ended, &tried, || said(&head, &fields), sizes);
+        session.request_ended(&taken, &ended, &tried, || said(&head, &fields), sizes);
         match end {
             Some(End::Tunnel(upstream, read)) => return Over::Tunnel(upstream, read),
             Some(End::Reset) => {

@@ -75,9 +75,10 @@ async fn answer<S: Wire>(
 ) {
     let (head, body) = request.into_parts();
     let request = Request::from_parts(head, ());
-    let policy = session.policy.for_request(&RequestFields(&request));
-    let plan = session.plan(&policy, &RequestFields(&request));
-    let _active = session.origin.metrics.begin();
+    let taken = session.take(&RequestFields(&request));
+    let policy = taken.http.for_request(&RequestFields(&request));
+    let plan = session.plan(&taken, &policy, &RequestFields(&request));
+    let _active = taken.under.origin.metrics.begin();
     let mut asked = Asked::new(upstreams, &policy, request, body, respond);
     let (mut timer, mut tried) = (Timer::default(), Vec::new());
     let ended = exchange::run(&mut asked, plan, &mut timer, &mut tried).await;
@@ -93,7 +94,7 @@ async fn answer<S: Wire>(
         request: asked.received(),
         response: asked.delivered(),
     };
-    session.request_ended(&ended, &tried, said, sizes);
+    session.request_ended(&taken, &ended, &tried, said, sizes);
 }
 
 /// Why a client's connection broke.

@@ -1,10 +1,9 @@
 //! The engine between a client and upstreams that the test plays itself.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -14,13 +13,13 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
 use super::stream::{Size, Stream, pair};
-use crate::endpoint::Choice;
+use crate::endpoint::{Addresses, Choice};
 use crate::http::exchange::Prior;
 use crate::http::h1;
 use crate::http::replay::Buffers;
 use crate::http::session::{Connected, Session, Supply};
 use crate::observe::{Metrics, Observer};
-use crate::policy::HttpPolicy;
+use crate::policy::{HttpPolicy, Policy, Router};
 use crate::reason::{AttemptOutcome, Reason};
 use crate::retry::{BudgetPolicy, Budgets};
 use crate::tcp::relay::Moved;
@@ -131,9 +130,11 @@ impl Setup {
         let (ask, asked) = mpsc::unbounded_channel();
         let budgets = self.budgets.unwrap_or_else(|| Budgets::new(self.node));
         let observer = Observer::new(Metrics::new(Default::default), None);
-        let origin = observer.requests_of("test".into(), address(), "policy".into());
         let session = Session {
-            policy: Arc::new(self.policy),
+            router: Router::of(Policy { budget: self.budget, ..Policy::for_requests(self.policy) }),
+            workload: "test".into(),
+            destination: address(),
+            addresses: Addresses::default(),
             endpoints: Choice::new(address(), self.others),
             dial: Rc::new(move |endpoint| {
                 let (answer, answered) = oneshot::channel();
@@ -146,12 +147,12 @@ impl Setup {
                     }
                 })
             }),
-            budget: budgets.destination(address(), self.budget),
+            budgets,
             epoch: Instant::now(),
             buffers: self.buffers.clone(),
             prior: Cell::new(self.prior),
             observer: observer.clone(),
-            origin,
+            under: RefCell::default(),
         };
         let (near, far) = pair(size);
         let (stop, stopped) = watch::channel(false);

@@ -34,6 +34,8 @@ pub struct RequestOrigin {
 #[derive(Clone, Copy, Debug)]
 pub struct RequestEnd<'a> {
     pub origin: &'a RequestOrigin,
+    /// Which of the policy's routes was taken.
+    pub route: Option<&'a str>,
     /// The local address of the last attempt's connection. None where there was none.
     pub source: Option<SocketAddr>,
     pub protocol: HttpProtocol,
@@ -110,6 +112,8 @@ pub struct Request {
     pub endpoint: Option<SocketAddr>,
     #[serde(serialize_with = "text")]
     pub policy: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Box<str>>,
     pub protocol: HttpProtocol,
     pub method: Option<Box<str>>,
     pub authority: Option<Box<str>>,
@@ -156,6 +160,7 @@ impl From<&RequestEnd<'_>> for Request {
             original_destination: *original_destination,
             endpoint: last.map(|last| last.endpoint),
             policy: Arc::clone(policy),
+            route: end.route.map(Box::from),
             protocol: end.protocol,
             method: end.method.map(|method| cut(method, MAX_METHOD)),
             authority: end.authority.map(|authority| cut(without_user(authority), MAX_AUTHORITY)),
@@ -266,6 +271,7 @@ pub(in crate::observe) mod tests {
         reason: Reason,
     ) -> RequestEnd<'a> {
         RequestEnd {
+            route: None,
             origin,
             source: Some("10.0.0.2:40000".parse().unwrap()),
             protocol: HttpProtocol::Http11,

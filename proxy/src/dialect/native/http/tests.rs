@@ -17,8 +17,8 @@ use crate::retry::request::{
 use crate::retry::{Backoff, ConnectRetry};
 
 fn http(section: &str) -> HttpPolicy {
-    let policy = one(&format!("{{http: {section}}}")).http;
-    HttpPolicy::clone(&policy.unwrap())
+    let policy = one(&format!("{{http: {section}}}")).routes;
+    HttpPolicy::clone(&policy[0].http)
 }
 
 fn retry(section: &str) -> RequestRetry {
@@ -123,7 +123,7 @@ spec:
         upstream: UpstreamMode::Pool,
         timeout_alt_response: false,
     };
-    assert_eq!(policy.http.as_deref(), Some(&expected));
+    assert_eq!(*policy.routes[0].http, expected);
     assert_eq!(policy.protocol, Protocol::Grpc);
 }
 
@@ -165,7 +165,7 @@ fn what_is_left_out_is_the_default() {
                        hostSelection: {}, addHeaders: none, onConnectFailure: errno, upstream: connection}";
     assert_eq!(http(spelled_out), expected);
     let untouched = one("{}");
-    assert_eq!((untouched.http, untouched.protocol), (None, Protocol::Auto));
+    assert_eq!((untouched.routes, untouched.protocol), (vec![], Protocol::Auto));
     assert_eq!(one("{protocol: tcp}").protocol, Protocol::Tcp);
     let limited = retry_limited("{resetHeaders: [{name: retry-after}]}");
     assert_eq!(limited.max(), Duration::from_mins(5));
@@ -485,7 +485,7 @@ proptest! {
             let text = with_spec(&format!("{{http: {{{spec}}}}}"));
             match crate::dialect::parse(std::path::Path::new("p.yaml"), &text) {
                 Ok(parsed) => {
-                    prop_assert!(parsed.policies.len() == 1 && parsed.policies[0].http.is_some());
+                    prop_assert!(parsed.policies.len() == 1 && parsed.policies[0].routes.len() == 1);
                     for note in parsed.notes {
                         prop_assert!(!note.to_string().contains('\n'), "{}", note);
                     }

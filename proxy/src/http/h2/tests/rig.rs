@@ -1,10 +1,9 @@
 //! A client, redial, and upstreams.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,13 +16,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
 
-use crate::endpoint::Choice;
+use crate::endpoint::{Addresses, Choice};
 use crate::http::exchange::Prior;
 use crate::http::h2::serve;
 use crate::http::replay::Buffers;
 use crate::http::session::{Session, Supply};
 use crate::observe::{Metrics, Observer};
-use crate::policy::HttpPolicy;
+use crate::policy::{HttpPolicy, Policy, Router};
 use crate::reason::{AttemptOutcome, Reason};
 use crate::retry::budgets::Budgets;
 use crate::retry::request::{Condition, Conditions, Methods};
@@ -101,7 +100,10 @@ impl Rig {
         let endpoint: SocketAddr = "192.0.2.1:80".parse().unwrap();
         let failure = Rc::clone(&dials);
         let session = Rc::new(Session {
-            policy: Arc::new(policy),
+            router: Router::of(Policy { budget: BudgetPolicy::default(), ..Policy::for_requests(policy) }),
+            workload: "test".into(),
+            destination: endpoint,
+            addresses: Addresses::default(),
             endpoints: Choice::new(endpoint, []),
             dial: Rc::new(move |_| {
                 let outcome = failure.get().map_or(Ok(()), Err);
@@ -113,11 +115,11 @@ impl Rig {
                     Ok(stream)
                 })
             }),
-            budget: Budgets::new(BudgetPolicy::default()).destination(endpoint, BudgetPolicy::default()),
+            budgets: Budgets::new(BudgetPolicy::default()),
             epoch: Instant::now(),
             buffers: buffers.clone(),
             prior: Cell::new(Prior::default()),
-            origin: observer.requests_of("test".into(), endpoint, "test".into()),
+            under: RefCell::default(),
             observer: observer.clone(),
         });
         let served = spawn_local(async move {
