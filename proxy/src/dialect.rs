@@ -8,7 +8,12 @@ pub mod duration;
 pub mod files;
 pub mod size;
 
+mod app_mesh;
+mod common;
 mod fields;
+mod gateway;
+mod istio;
+mod kuma;
 mod lint;
 mod native;
 mod note;

@@ -57,7 +57,7 @@ pub enum HostError {
          in ASCII (`xn--`)"
     )]
     Syntax,
-    #[error("a full DNS name, or a wildcard such as *.example.com where one is allowed")]
+    #[error("a full DNS name, or a wildcard such as *.example.com")]
     Wildcard,
     #[error("a DNS name; an address or network belongs in `cidrs`")]
     Address,

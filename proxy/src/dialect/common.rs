@@ -1,0 +1,64 @@
+//! What the formats of systems that are built on Envoy, or run on Kubernetes, have in common.
+
+use std::time::Duration;
+
+use super::fields::{Field, Problems};
+use crate::policy::{Host, HttpPolicy};
+use crate::retry::RequestRetry;
+use crate::retry::request::{Conditions, Methods};
+
+/// Envoy's own default for the time of a request.
+pub(super) const ENVOY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The labels and the rest of a Kubernetes object that are for other tools.
+const METADATA: &[&str] = &[
+    "annotations",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// Where a Kubernetes object is.
+#[derive(Clone, Debug)]
+pub(super) struct Metadata<'a> {
+    pub(super) name: &'a str,
+    pub(super) namespace: Option<&'a str>,
+}
+
+/// What Envoy does where a route says nothing but that there is a retry policy: no conditions yet, one retry, 25 ms to
+/// 250 ms of backoff, whatever the method, within 15 s.
+pub(super) fn envoy_defaults() -> HttpPolicy {
+    let retry = RequestRetry {
+        retry_on: Conditions::default(),
+        num_retries: 1,
+        methods: Methods::Any,
+        ..RequestRetry::default()
+    };
+    HttpPolicy { retry, timeout: Some(ENVOY_TIMEOUT), ..HttpPolicy::default() }
+}
+
+/// The name and namespace of a Kubernetes object.
+pub(super) fn metadata<'a>(root: &Field<'a>, problems: &mut Problems) -> Option<Metadata<'a>> {
+    let metadata = root.map(problems)?.required("metadata", problems)?.map_of(METADATA, problems)?;
+    let name = metadata.required("name", problems).and_then(|field| field.text(problems));
+    let namespace = metadata.optional("namespace", None, |field| field.text(problems).map(Some));
+    Some(Metadata { name: name?, namespace: namespace? })
+}
+
+/// The DNS names of a Kubernetes Service, from the shortest on. Without a namespace only its own name is known.
+pub(super) fn service_hosts(name: &str, namespace: Option<&str>) -> Vec<Host> {
+    let in_namespace = |suffix: &str| namespace.map(|namespace| format!("{name}.{namespace}{suffix}"));
+    let names =
+        [Some(name.to_owned()), in_namespace(""), in_namespace(".svc"), in_namespace(".svc.cluster.local")];
+    names.into_iter().flatten().filter_map(|name| name.parse().ok()).collect()
+}
