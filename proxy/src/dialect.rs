@@ -70,6 +70,12 @@ pub fn parse(file: &Path, text: &str) -> Result<Parsed, Vec<Problem>> {
 
 /// The policies of the documents of these files together.
 pub fn parse_all(files: &[(Arc<Path>, &str)]) -> Result<Parsed, Vec<Problem>> {
+    let (parsed, problems) = read_all(files);
+    if problems.is_empty() { Ok(parsed) } else { Err(problems) }
+}
+
+/// What can be read of these files, and all that is wrong with them.
+fn read_all(files: &[(Arc<Path>, &str)]) -> (Parsed, Vec<Problem>) {
     let mut problems = Problems::default();
     let mut trees: Vec<(&Arc<Path>, Vec<Node>)> = Vec::new();
     for (file, text) in files {
@@ -100,7 +106,7 @@ pub fn parse_all(files: &[(Arc<Path>, &str)]) -> Result<Parsed, Vec<Problem>> {
     problems.sort_by_key(|problem| (order(&problem.file), problem.line));
     notes.sort_by_key(|note| (order(&note.file), note.line));
     notes.dedup();
-    if problems.is_empty() { Ok(Parsed { policies, notes }) } else { Err(problems) }
+    (Parsed { policies, notes }, problems)
 }
 
 /// The items of a list as `kubectl get -o yaml` writes it, or the document itself.
@@ -114,6 +120,18 @@ fn unlisted<'a>(root: Field<'a>, problems: &mut Problems) -> Vec<Field<'a>> {
 
 fn unsupported(root: &Field<'_>, problems: &mut Problems) -> Option<()> {
     let document = root.map(problems)?;
+    if let Some(field) = ["apiVersion", "kind", "type"]
+        .into_iter()
+        .filter_map(|name| document.get(name))
+        .find(|field| field.word().is_none())
+    {
+        field.text(problems)?;
+    }
+    match ["apiVersion", "kind"].map(|name| document.get(name).is_some()) {
+        [true, false] => drop(document.required("kind", problems)?),
+        [false, true] => drop(document.required("apiVersion", problems)?),
+        [true, true] | [false, false] => {}
+    }
     let said =
         ["apiVersion", "kind", "type"].map(|name| document.get(name).map(|value| format!("{name} {value}")));
     let said = said.into_iter().flatten().collect::<Vec<_>>().join(" with ");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{MAX_FILE_BYTES, Note, Parsed, Problem, parse_all};
+use super::{MAX_FILE_BYTES, Note, Parsed, Problem, read_all};
 use crate::policy::{DuplicateName, Origin, Table};
 
 /// The names that a folder's documents end in. A file that is named itself may have any name.
@@ -48,13 +48,13 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
         }
     }
     let files: Vec<_> = texts.iter().map(|(file, text)| (Arc::clone(file), text.as_str())).collect();
-    match parse_all(&files) {
-        Ok(Parsed { policies, notes }) => match Table::try_new(policies) {
-            Ok(table) if problems.is_empty() => return Ok(Loaded { table, notes }),
-            Ok(_) => {}
-            Err(duplicates) => problems.extend(duplicates.into_iter().map(duplicate)),
-        },
-        Err(found) => problems.extend(found),
+    let (Parsed { policies, notes }, found) = read_all(&files);
+    problems.extend(found);
+    // The duplicates are told beside whatever else is wrong.
+    match Table::try_new(policies) {
+        Ok(table) if problems.is_empty() => return Ok(Loaded { table, notes }),
+        Ok(_) => {}
+        Err(duplicates) => problems.extend(duplicates.into_iter().map(duplicate)),
     }
     Err(LoadError(problems))
 }
@@ -229,12 +229,12 @@ mod tests {
         let missing = folder.path().join("missing.yaml");
         let complaints = complaints(&folder, &[folder.path(), &missing]);
         let expected = [
-            "c.yaml:4: spec.budgets: there is no such field",
-            "c.yaml:4: spec.tcp.maxConnectAttempts: expected a whole number",
-            "d.yaml:1: unclosed bracket",
             "e.yaml: the file is no UTF-8 text",
             "f.yaml: No such file or directory",
             "missing.yaml: No such file or directory",
+            "c.yaml:4: spec.budgets: there is no such field",
+            "c.yaml:4: spec.tcp.maxConnectAttempts: expected a whole number",
+            "d.yaml:1: unclosed bracket",
             "b.yaml:6: metadata.name: the name same is taken already, at a.yaml:1",
         ];
         assert_eq!(complaints.len(), expected.len(), "{complaints:?}");
