@@ -469,7 +469,11 @@ mod tests {
     use proptest::sample::select;
 
     use super::{DuplicateName, Matched, Table};
-    use crate::policy::{Address, Destination, Host, Origin, Policy, PolicyName};
+    use crate::policy::{
+        Address, Destination, Host, HttpPolicy, Identity, LabelMatch, Origin, PathMatch, Policy, PolicyName,
+        Precedence, RequestMatch, Rest, Route, Routed, Target, TargetAddress, WorkloadSelector,
+    };
+    use crate::retry::ConnectRetry;
 
     fn destination(address: &str, port: u16) -> Destination {
         let address = match address {
@@ -620,6 +624,161 @@ mod tests {
             let names = ["f", "b", "h", "a", "d", "g", "c", "e"];
             names.into_iter().zip(all).map(|(name, to)| policy(name, 1, to)).collect()
         })
+    }
+
+    fn route(name: &str, path: &str, among_all: u32, within: u32) -> Route {
+        let path = PathMatch::Prefix { path: path.into(), ignore_case: false };
+        Route {
+            name: name.into(),
+            precedence: Precedence { among_all: [among_all, 0, 0, 0, 0], within },
+            matcher: RequestMatch { path, ..RequestMatch::default() },
+            http: Arc::new(HttpPolicy::default()),
+            targets: Arc::default(),
+            sources: Arc::default(),
+        }
+    }
+
+    fn routed(name: &str, rest: Rest, to: &[&str], routes: Vec<Route>) -> Policy {
+        let destination = |text: &&str| match text.parse().map(Address::Suffix) {
+            Ok(address) => Destination { address, port: None },
+            Err(_) => match text.split_once(':') {
+                Some((text, port)) => destination(text, port.parse().unwrap()),
+                None => destination(text, 0),
+            },
+        };
+        let to = to.iter().map(destination).collect();
+        Policy { rest, routes, ..policy(name, 1, to) }
+    }
+
+    /// `policy/route` for a request to an address of a host that nothing names.
+    fn taken(table: &Table, destination: &str, authority: &str, path: &str) -> String {
+        let Some(router) = lookup(table, destination).router else { return "untouched".to_owned() };
+        let request = &[(":authority", authority), (":path", path)][..];
+        let Routed { policy, route, .. } = router.route(request);
+        format!("{}/{}", policy.name, route.map_or("-", |route| &route.name))
+    }
+
+    #[test]
+    fn a_request_takes_the_first_route_of_the_most_specific_destination() {
+        let (passes, goes_on) = (Rest::Passes, Rest::GoesOn);
+        let table = Table::try_new(vec![
+            routed("exact", goes_on, &["x.test"], vec![route("a", "/a", 0, 0)]),
+            routed("exact-port", goes_on, &["x.test:81"], vec![route("all", "/", 0, 0)]),
+            routed("wide", goes_on, &["*.test"], vec![route("b", "/a/b", 0, 0), route("all", "/b", 0, 1)]),
+            routed("wider", goes_on, &["*.a.test"], vec![route("all", "/", 0, 0)]),
+            routed("net", passes, &["10.0.0.0/8"], vec![route("n", "/n", 0, 0)]),
+            // The same destination, for all: the precedence of the routes counts, then the policies' names.
+            routed("any-2", goes_on, &[], vec![route("low", "/", 9, 0), route("high", "/h", 1, 0)]),
+            routed("any-1", goes_on, &[], vec![route("mid", "/h", 5, 0), route("tie", "/t", 9, 0)]),
+            routed("default", passes, &[], vec![]),
+        ])
+        .unwrap();
+        for (destination, authority, path, expected) in [
+            ("192.0.2.1:80", "x.test", "/a", "exact/a"),
+            ("192.0.2.1:80", "X.Test.:8080", "/a", "exact/a"),
+            // The port that counts is the one that was dialled.
+            ("192.0.2.1:81", "x.test:80", "/a", "exact-port/all"),
+            ("192.0.2.1:80", "x.test", "/b", "wide/all"),
+            ("192.0.2.1:80", "y.a.test", "/", "wider/all"),
+            ("192.0.2.1:80", "y.b.test", "/a/b", "wide/b"),
+            ("192.0.2.1:80", "test", "/", "any-2/low"),
+            ("192.0.2.1:80", "x.test", "/h", "any-2/high"),
+            ("192.0.2.1:80", "", "/t", "any-1/tie"),
+            ("10.0.0.1:80", "x.test", "/a", "exact/a"),
+            ("10.0.0.1:80", "z", "/n", "net/n"),
+            // It has the last word.
+            ("10.0.0.1:80", "z", "/h", "net/-"),
+        ] {
+            assert_eq!(
+                taken(&table, destination, authority, path),
+                expected,
+                "{destination} {authority} {path}"
+            );
+        }
+    }
+
+    /// A host that the address belongs to counts as if the request had said it, after what it did say.
+    #[test]
+    fn an_address_stands_for_its_host() {
+        let table = Table::try_new(vec![
+            routed("by-name", Rest::GoesOn, &["a"], vec![route("r", "/r", 0, 0), route("s", "/s", 0, 1)]),
+            routed("said", Rest::GoesOn, &["c"], vec![route("r", "/r", 0, 0)]),
+        ])
+        .unwrap();
+        assert_eq!(taken(&table, "10.1.2.3:80", "10.1.2.3", "/r"), "by-name/r");
+        assert_eq!(taken(&table, "10.1.2.3:80", "c", "/r"), "said/r");
+        assert_eq!(taken(&table, "10.1.2.3:80", "c", "/s"), "by-name/s");
+        assert_eq!(taken(&table, "192.0.2.1:80", "192.0.2.1", "/r"), "default/-");
+    }
+
+    #[test]
+    fn policies_are_for_their_workloads() {
+        let selector = WorkloadSelector {
+            labels: vec![("app".into(), LabelMatch::Is("web".into()))],
+            ..WorkloadSelector::default()
+        };
+        let web =
+            Policy { from: vec![selector], ..routed("web", Rest::GoesOn, &[], vec![route("r", "/", 0, 0)]) };
+        let table = Arc::new(Table::try_new(vec![web]).unwrap());
+        let chosen = |app: Option<&str>| {
+            let identity = app.map(|app| {
+                Arc::new(Identity { namespace: None, labels: [("app".into(), app.into())].into() })
+            });
+            let to = "192.0.2.1:80".parse().unwrap();
+            let matched = table.lookup(to, &Arc::from("x"), identity.as_ref(), resolves_to);
+            let routed = matched
+                .router
+                .as_ref()
+                .map(|router| router.route(&[(":path", "/")][..]).policy.name.to_string());
+            (matched.policy.name.to_string(), routed)
+        };
+        assert_eq!(chosen(None), ("web".to_owned(), Some("web".to_owned())));
+        assert_eq!(chosen(Some("web")), ("web".to_owned(), Some("web".to_owned())));
+        assert_eq!(chosen(Some("db")).0, "default");
+    }
+
+    #[test]
+    fn the_connection_is_as_patient_as_what_may_apply() {
+        let patient = |policy: Policy, attempts: u32| {
+            let default = ConnectRetry::default();
+            let attempts = attempts.try_into().unwrap();
+            let tcp =
+                ConnectRetry::try_new(attempts, None, None, default.backoff(), default.retry_on()).unwrap();
+            Policy { tcp, ..policy }
+        };
+        let table = Table::try_new(vec![
+            patient(routed("net", Rest::Passes, &["10.0.0.0/8"], vec![]), 2),
+            patient(routed("any", Rest::GoesOn, &[], vec![route("r", "/", 0, 0)]), 7),
+            // It has other addresses than those that are asked for.
+            patient(routed("elsewhere", Rest::GoesOn, &["a"], vec![route("r", "/", 0, 0)]), 9),
+            // Nobody knows its address: any may be.
+            patient(routed("unknown", Rest::GoesOn, &["nowhere:81"], vec![route("r", "/", 0, 0)]), 8),
+        ])
+        .unwrap();
+        for (to, attempts) in
+            [("10.9.9.1:80", 2), ("192.0.2.1:80", 7), ("192.0.2.1:81", 8), ("10.1.2.3:80", 9)]
+        {
+            assert_eq!(lookup(&table, to).connect.max_connect_attempts().get(), attempts, "{to}");
+        }
+    }
+
+    #[test]
+    fn where_all_leads_elsewhere_no_connection_is_made() {
+        let target = |address| Target { name: "t".into(), weight: 1, address };
+        let elsewhere = target(TargetAddress::Addresses([("10.0.0.9".parse().unwrap(), None)].into()));
+        let with =
+            |name: &str, targets: Vec<Target>| Route { targets: targets.into(), ..route(name, "/", 0, 0) };
+        for (targets, expected) in [
+            (vec![vec![elsewhere.clone()]], true),
+            (vec![vec![elsewhere.clone()], vec![]], false),
+            (vec![vec![elsewhere.clone(), target(TargetAddress::Original)]], false),
+            (vec![vec![elsewhere, Target { weight: 0, ..target(TargetAddress::Original) }]], true),
+            (vec![vec![]], false),
+        ] {
+            let routes = targets.into_iter().map(|targets| with("r", targets)).collect();
+            let table = Table::try_new(vec![routed("p", Rest::GoesOn, &[], routes)]).unwrap();
+            assert_eq!(lookup(&table, "192.0.2.1:80").router.unwrap().leads_elsewhere(), expected);
+        }
     }
 
     proptest! {

@@ -4,6 +4,7 @@ mod addresses;
 mod clients;
 mod exec;
 mod http;
+mod imports;
 mod matrix;
 mod observe;
 mod policy;
