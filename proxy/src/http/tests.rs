@@ -12,5 +12,6 @@ mod messages;
 mod pool;
 mod property;
 mod rig;
+mod routes;
 mod stream;
 mod timeouts;

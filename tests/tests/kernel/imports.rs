@@ -123,7 +123,8 @@ fn kgateway_s_route_says_how_long_an_attempt_may_take() -> Result<()> {
     let configs = [seed("route-option.yaml"), seed("http-route.yaml")];
     let configs = configs.each_ref().map(PathBuf::as_path);
     let host = ["-H", "host: retry.example:8080"];
-    let arguments = [&host[..], &[&url(PORT, "/headers")]].concat();
+    let url_of_headers = url(PORT, "/headers");
+    let arguments = [&host[..], &[&url_of_headers]].concat();
     assert_eq!(curl(&world, &configs, &[], &arguments)?, "200");
     assert_eq!(curl(&world, &configs, &[], &["-H", "host: other.example", &url(PORT, "/headers")])?, "200");
     let timeouts: Vec<_> = seen(&server)

@@ -1,6 +1,6 @@
 //! HTTP/1 to the upstream: one attempt at a request, on a connection that may serve others after it.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::future::Future;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -28,6 +28,9 @@ use crate::retry::request::{Cause, Progress, ResponseFacts};
 /// How many parts of a request are written at once.
 const PARTS: usize = 16;
 
+/// How many upstream connections a client keeps at a time, each to another endpoint.
+const MAX_OWN: usize = 8;
+
 /// An upstream connection that no request is on.
 pub struct Idle<S> {
     stream: S,
@@ -35,9 +38,10 @@ pub struct Idle<S> {
     source: Option<SocketAddr>,
 }
 
-/// The place for the connection that the next request goes out on.
+/// The places for the connections that the next request may go out on.
 pub enum Slot<S> {
-    Own(Rc<Cell<Option<Idle<S>>>>),
+    /// One for each endpoint that the client's requests went to, as their routes and retries had it.
+    Own(Rc<RefCell<Vec<Idle<S>>>>),
     /// Among those of others.
     Pool(Share<S>),
 }
@@ -110,7 +114,9 @@ impl<S: Wire> Idle<S> {
 impl<S: Wire> Slot<S> {
     pub fn new(upstream: Supply<S>) -> Self {
         match upstream {
-            Supply::Own(connected) => Self::Own(Rc::new(Cell::new(connected.map(Idle::new)))),
+            Supply::Own(connected) => {
+                Self::Own(Rc::new(RefCell::new(connected.map(Idle::new).into_iter().collect())))
+            }
             Supply::Pool(share, connected) => {
                 if let Some(connected) = connected {
                     share.put(Idle::new(connected));
@@ -133,12 +139,9 @@ impl<S: Wire> Slot<S> {
     fn take(&self, endpoint: SocketAddr) -> Option<Idle<S>> {
         match self {
             Self::Own(slot) => {
-                let (idle, other) = match slot.take() {
-                    Some(idle) if idle.endpoint == endpoint => (Some(idle), None),
-                    other => (None, other),
-                };
-                slot.set(other);
-                idle
+                let mut slot = slot.borrow_mut();
+                let index = slot.iter().position(|idle| idle.endpoint == endpoint)?;
+                Some(slot.swap_remove(index))
             }
             Self::Pool(share) => share.take(endpoint),
         }
@@ -146,7 +149,14 @@ impl<S: Wire> Slot<S> {
 
     fn put(&self, idle: Idle<S>) {
         match self {
-            Self::Own(slot) => slot.set(Some(idle)),
+            Self::Own(slot) => {
+                let mut slot = slot.borrow_mut();
+                slot.retain(|other| other.endpoint != idle.endpoint);
+                if slot.len() >= MAX_OWN {
+                    slot.remove(0);
+                }
+                slot.push(idle);
+            }
             Self::Pool(share) => share.put(idle),
         }
     }
@@ -154,18 +164,15 @@ impl<S: Wire> Slot<S> {
     /// Lets go of the client's own connection.
     pub fn clear(&self) {
         match self {
-            Self::Own(slot) => drop(slot.take()),
+            Self::Own(slot) => slot.borrow_mut().clear(),
             Self::Pool(_) => {}
         }
     }
 
     /// Lets go of a connection that the upstream has let go of. The pool does that for its own.
     pub fn poll_stale(&self, cx: &mut Context<'_>) {
-        if let Self::Own(slot) = self
-            && let Some(mut idle) = slot.take()
-            && idle.poll_stale(cx).is_pending()
-        {
-            slot.set(Some(idle));
+        if let Self::Own(slot) = self {
+            slot.borrow_mut().retain_mut(|idle| idle.poll_stale(cx).is_pending());
         }
     }
 }

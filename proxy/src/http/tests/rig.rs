@@ -19,7 +19,7 @@ use crate::http::h1;
 use crate::http::replay::Buffers;
 use crate::http::session::{Connected, Session, Supply};
 use crate::observe::{Metrics, Observer};
-use crate::policy::{HttpPolicy, Policy, Router};
+use crate::policy::{HttpPolicy, Policy, Route, Router};
 use crate::reason::{AttemptOutcome, Reason};
 use crate::retry::{BudgetPolicy, Budgets};
 use crate::tcp::relay::Moved;
@@ -40,6 +40,8 @@ pub fn paused(test: impl Future<Output = ()>) {
 /// What the engine is made with.
 pub struct Setup {
     pub policy: HttpPolicy,
+    /// Before what the policy says of all requests.
+    pub routes: Vec<Route>,
     pub node: BudgetPolicy,
     pub budget: BudgetPolicy,
     pub buffers: Buffers,
@@ -103,6 +105,7 @@ impl Setup {
         let plenty = BudgetPolicy::try_new(100, 1_000, Duration::from_secs(10)).unwrap();
         Self {
             policy,
+            routes: Vec::new(),
             node: plenty,
             budget: plenty,
             buffers: Buffers::new(1 << 24),
@@ -130,8 +133,10 @@ impl Setup {
         let (ask, asked) = mpsc::unbounded_channel();
         let budgets = self.budgets.unwrap_or_else(|| Budgets::new(self.node));
         let observer = Observer::new(Metrics::new(Default::default), None);
+        let mut document = Policy { budget: self.budget, ..Policy::for_requests(self.policy) };
+        document.routes.splice(0..0, self.routes);
         let session = Session {
-            router: Router::of(Policy { budget: self.budget, ..Policy::for_requests(self.policy) }),
+            router: Router::of(document),
             workload: "test".into(),
             destination: address(),
             addresses: Addresses::default(),
