@@ -9,17 +9,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use redial::endpoint::Choice;
+use redial::endpoint::{Addresses, Choice};
 use redial::http::exchange::Prior;
 use redial::http::replay::Buffers;
 use redial::http::session::{Session, Supply};
 use redial::http::wire::Wire;
 use redial::observe::{Metrics, Observer};
-use redial::policy::HttpPolicy;
+use redial::policy::{HttpPolicy, Policy, Router};
 use redial::reason::Reason;
 use redial::retry::request::Methods;
 use redial::retry::{BudgetPolicy, Budgets};
@@ -117,10 +116,9 @@ impl<'a> Talk<'a> {
         policy.retry.methods = Methods::Any;
         let says: Vec<Vec<u8>> = self.upstreams.iter().map(|says| says.to_vec()).collect();
         let (room, piece, waits) = (self.room, self.piece, self.waits);
-        let budget = BudgetPolicy::default();
         let observer = Observer::new(Metrics::new(Default::default), None);
         Session {
-            router: Router::of(Policy { budget: BudgetPolicy::default(), ..Policy::for_requests(policy) }),
+            router: Router::of(Policy::for_requests(policy)),
             workload: "test".into(),
             destination: endpoint,
             addresses: Addresses::default(),
@@ -134,7 +132,7 @@ impl<'a> Talk<'a> {
                 spawn_local(talks(far, says, piece, waits, hears));
                 Box::pin(ready(Ok(Stream(near))))
             }),
-            budgets: Budgets::new(budget),
+            budgets: Budgets::new(BudgetPolicy::default()),
             epoch: Instant::now(),
             buffers,
             prior: Prior::default().into(),

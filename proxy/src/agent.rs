@@ -60,6 +60,8 @@ pub const ADMIN_DIRECTORY: &str = "/run/redial";
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub config: Vec<PathBuf>,
+    /// How the documents of `config` are read.
+    pub dialect: dialect::Options,
     pub handshake: HandshakeMode,
     pub exclusions: Exclusions,
     pub access_log: Option<access_log::Target>,
@@ -139,7 +141,7 @@ impl Agent {
         workloads: &[Cgroup],
     ) -> Result<Self, AgentError> {
         let policy_files = Fingerprint::of(&settings.config);
-        let dialect::Loaded { table, notes } = dialect::load(&settings.config)?;
+        let dialect::Loaded { table, notes } = dialect::load_with(&settings.config, settings.dialect)?;
         tell(&notes);
         let resolver = endpoint::resolver(&settings.resolv_conf)?;
         let metrics = match settings.metrics {
@@ -286,7 +288,7 @@ impl Agent {
     /// Reads the policies again. With anything wrong, those in force stay in force.
     pub fn reload(&mut self) {
         self.policy_files = Fingerprint::of(&self.settings.config);
-        match dialect::load(&self.settings.config) {
+        match dialect::load_with(&self.settings.config, self.settings.dialect) {
             Ok(dialect::Loaded { table, notes }) => {
                 self.node.set_table(table);
                 tell(&notes);

@@ -2,8 +2,10 @@
 
 mod check;
 mod exec;
+mod explain;
 mod options;
 mod run;
+mod schema;
 mod status;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +27,8 @@ enum Command {
     Run(run::Arguments),
     Exec(exec::Arguments),
     Check(check::Arguments),
+    Explain(explain::Arguments),
+    Schema(schema::Arguments),
     Status(status::Arguments),
 }
 
@@ -35,6 +39,8 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => exit(arguments.run(), FAILURE),
         Command::Exec(arguments) => exit(arguments.run(), exec::FAILURE),
         Command::Check(arguments) => arguments.run(),
+        Command::Explain(arguments) => arguments.run(),
+        Command::Schema(arguments) => arguments.run(),
         Command::Status(arguments) => exit(arguments.run(), FAILURE),
     }
 }

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use fields::Problem;
-pub use files::{LoadError, Loaded, load};
+pub use files::{LoadError, Loaded, load, load_with};
 pub use note::{Code, Note};
 
 use crate::policy::Policy;
@@ -34,6 +34,19 @@ use tree::Node;
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 /// The most documents that a file may have.
 pub const MAX_DOCUMENTS: usize = 1_000;
+
+/// What the operator says of how documents are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Whether an App Mesh route without a retry policy has App Mesh's default one.
+    pub app_mesh_default_retry: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { app_mesh_default_retry: true }
+    }
+}
 
 /// What documents say.
 #[derive(Clone, Debug)]
@@ -58,10 +71,16 @@ struct Dialect {
 struct Document<'a> {
     kind: &'static str,
     root: Field<'a>,
+    options: Options,
 }
 
-const DIALECTS: &[Dialect] =
-    &[Dialect { documents: native::DOCUMENTS, kind: native::kind, policies: native::policies }];
+const DIALECTS: &[Dialect] = &[
+    Dialect { documents: native::DOCUMENTS, kind: native::kind, policies: native::policies },
+    Dialect { documents: app_mesh::DOCUMENTS, kind: app_mesh::kind, policies: app_mesh::policies },
+    Dialect { documents: kuma::DOCUMENTS, kind: kuma::kind, policies: kuma::policies },
+    Dialect { documents: gateway::DOCUMENTS, kind: gateway::kind, policies: gateway::policies },
+    Dialect { documents: istio::DOCUMENTS, kind: istio::kind, policies: istio::policies },
+];
 
 /// The policies of a file's documents; empty documents are skipped.
 pub fn parse(file: &Path, text: &str) -> Result<Parsed, Vec<Problem>> {
@@ -70,12 +89,17 @@ pub fn parse(file: &Path, text: &str) -> Result<Parsed, Vec<Problem>> {
 
 /// The policies of the documents of these files together.
 pub fn parse_all(files: &[(Arc<Path>, &str)]) -> Result<Parsed, Vec<Problem>> {
-    let (parsed, problems) = read_all(files);
+    parse_all_with(Options::default(), files)
+}
+
+/// The policies of the documents of these files together, read so.
+pub fn parse_all_with(options: Options, files: &[(Arc<Path>, &str)]) -> Result<Parsed, Vec<Problem>> {
+    let (parsed, problems) = read_all(options, files);
     if problems.is_empty() { Ok(parsed) } else { Err(problems) }
 }
 
 /// What can be read of these files, and all that is wrong with them.
-fn read_all(files: &[(Arc<Path>, &str)]) -> (Parsed, Vec<Problem>) {
+fn read_all(options: Options, files: &[(Arc<Path>, &str)]) -> (Parsed, Vec<Problem>) {
     let mut problems = Problems::default();
     let mut trees: Vec<(&Arc<Path>, Vec<Node>)> = Vec::new();
     for (file, text) in files {
@@ -91,7 +115,7 @@ fn read_all(files: &[(Arc<Path>, &str)]) -> (Parsed, Vec<Problem>) {
         let known = DIALECTS.iter().zip(&mut by_dialect);
         let mut known = known.filter_map(|(dialect, documents)| Some(((dialect.kind)(&root)?, documents)));
         match known.next() {
-            Some((kind, documents)) => documents.push(Document { kind, root }),
+            Some((kind, documents)) => documents.push(Document { kind, root, options }),
             None => drop(unsupported(&root, &mut problems)),
         }
     }
@@ -100,13 +124,21 @@ fn read_all(files: &[(Arc<Path>, &str)]) -> (Parsed, Vec<Problem>) {
         .zip(&by_dialect)
         .flat_map(|(dialect, documents)| (dialect.policies)(documents, &mut problems))
         .collect();
-    policies.iter().for_each(|policy| lint::note(policy, &mut problems));
+    for policy in &policies {
+        lint::note(policy, &mut problems);
+    }
     let (mut problems, mut notes) = problems.into_parts();
     let order = |file: &Path| files.iter().position(|(known, _)| &**known == file);
     problems.sort_by_key(|problem| (order(&problem.file), problem.line));
     notes.sort_by_key(|note| (order(&note.file), note.line));
     notes.dedup();
     (Parsed { policies, notes }, problems)
+}
+
+/// The JSON Schema of the native document.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    native::schema()
 }
 
 /// The items of a list as `kubectl get -o yaml` writes it, or the document itself.

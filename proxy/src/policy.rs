@@ -23,7 +23,7 @@ pub use route::{
     PathMatch, Precedence, QueryMatcher, RequestMatch, RequestProtocol, Route, Target, TargetAddress,
 };
 pub use source::{Place, Setting, Sources};
-pub use table::{DuplicateName, Matched, Routed, Router, Table};
+pub use table::{By, DuplicateName, Matched, Routed, Router, Table};
 pub use workload::{Identity, LabelMatch, Workload, WorkloadSelector};
 
 use crate::retry::{BudgetPolicy, ConnectRetry};

@@ -369,6 +369,7 @@ impl Node {
                 .map(|policy| PolicyStatus {
                     name: policy.name.to_string(),
                     origin: policy.origin.to_string(),
+                    routes: policy.routes.len(),
                 })
                 .collect(),
             totals: self.metrics().totals(),

@@ -1,100 +1,68 @@
 //! `redial check`: are these documents good?
 
-use crate::{
-    dialect::{self, Loaded},
-    policy::Origin,
-};
-use clap::Args;
-use std::{
-    fmt::{self, Display, Formatter},
-    path::PathBuf,
-    process::ExitCode,
-};
+mod report;
+
+use super::options::DialectOptions;
+use crate::dialect;
+use clap::{Args, ValueEnum};
+use report::Report;
+use std::{path::PathBuf, process::ExitCode};
 
 /// Check policy documents: say what is wrong with them, and what they say that does nothing or harm
 ///
-/// Exits with 0 where all of them can be used, with or without warnings, and with 1 where any has an error or can't be
-/// read.
+/// Exits with 0 where all of them can be used, with or without warnings; with 1 where any has an error, or with
+/// --deny-warnings a warning; and with 2 where the command line is wrong or a path can't be read.
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// Files, or folders of them
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+
+    #[command(flatten)]
+    dialect: DialectOptions,
+
+    /// How the answer is written: for people, for scripts, or for what shows the findings of code scanners
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    /// Exit with 1 where there are warnings
+    #[arg(long)]
+    deny_warnings: bool,
 }
 
-/// What is told of documents that can be used.
-struct Report<'a>(&'a Loaded);
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Format {
+    #[default]
+    Text,
+    Json,
+    Sarif,
+}
+
+/// Some document has an error, or a warning that is denied.
+const BAD: u8 = 1;
+/// What clap exits with for a wrong command line.
+const UNREADABLE: u8 = 2;
 
 impl Arguments {
     #[expect(clippy::print_stdout, reason = "the answer is what the command is for")]
     #[expect(clippy::print_stderr, reason = "each problem begins with its file, for editors to jump to")]
     pub fn run(self) -> ExitCode {
-        match dialect::load(&self.paths) {
-            Ok(loaded) => {
-                println!("{}", Report(&loaded));
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("{error}\n{}", count(error.problems().len(), "error", "errors"));
-                ExitCode::FAILURE
-            }
+        let loaded = dialect::load_with(&self.paths, self.dialect.get());
+        let report = Report::new(&loaded);
+        match self.format {
+            Format::Text if loaded.is_err() => eprintln!("{}", report.text()),
+            Format::Text => println!("{}", report.text()),
+            Format::Json => println!("{:#}", report.json()),
+            Format::Sarif => println!("{:#}", report.sarif()),
         }
-    }
-}
-
-impl Display for Report<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Loaded { table, notes } = self.0;
-        // What is built in is no document's.
-        let policies = || table.policies().filter(|policy| policy.origin != Origin::BuiltIn);
-        for policy in policies() {
-            writeln!(f, "{}: ok ({})", policy.name, policy.origin)?;
+        match &loaded {
+            Err(error) if error.is_unreadable() => ExitCode::from(UNREADABLE),
+            Err(_) => ExitCode::from(BAD),
+            Ok(loaded) if self.deny_warnings && !loaded.notes.is_empty() => ExitCode::from(BAD),
+            Ok(_) => ExitCode::SUCCESS,
         }
-        for note in notes {
-            writeln!(f, "{note}")?;
-        }
-        let policies = count(policies().count(), "policy", "policies");
-        write!(f, "{policies}, {}", count(notes.len(), "warning", "warnings"))
-    }
-}
-
-fn count(number: usize, one: &str, many: &str) -> String {
-    match number {
-        1 => format!("1 {one}"),
-        _ => format!("{number} {many}"),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Report;
-    use crate::dialect;
-    use std::fs;
-    use tempfile::TempDir;
-
-    #[test]
-    fn a_report_names_each_policy_and_each_warning() {
-        let document = |name: &str, spec: &str| {
-            format!("apiVersion: redial.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {name}\nspec: {spec}\n")
-        };
-        let folder = TempDir::new().unwrap();
-        let report = |text: String| {
-            fs::write(folder.path().join("p.yaml"), text).unwrap();
-            let loaded = dialect::load(&[folder.path().to_path_buf()]).unwrap();
-            Report(&loaded).to_string().replace(&format!("{}/", folder.path().display()), "")
-        };
-        assert_eq!(report(String::new()), "0 policies, 0 warnings");
-        assert_eq!(report(document("{name: a}", "{http: {}}")), "a: ok (p.yaml:1)\n1 policy, 0 warnings");
-        let two = document("{name: default}", "{budget: {percent: 0, minPerSecond: 0}}")
-            + "---\n"
-            + &document("{name: checkout, namespace: shop}", "{http: {retryOn: [reset-before-request]}}");
-        assert_eq!(
-            report(two),
-            "shop/checkout: ok (p.yaml:6)\n\
-             default: ok (p.yaml:1)\n\
-             p.yaml:4: spec.budget: warning[no-budget]: with 0 percent and 0 a second nothing is ever retried, connects \
-             included; raise one of them\n\
-             2 policies, 1 warning"
-        );
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use crate::{
     agent::{AtLimit, Settings},
+    dialect,
     intercept::{Exclusions, HandshakeMode},
     observe::{access_log::Target, logging::LogFormat},
     policy::Identity,
@@ -16,11 +17,22 @@ use nix::{
 };
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+/// How documents are read, for every command that reads any.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct DialectOptions {
+    /// Leave AWS App Mesh routes without a retry policy without retries, instead of App Mesh's default retry policy
+    #[arg(long)]
+    no_app_mesh_default_retry: bool,
+}
+
 #[derive(Args, Debug)]
 pub struct Options {
     /// A policy file, or a folder of them; may be repeated
     #[arg(long, value_name = "PATH")]
     config: Vec<PathBuf>,
+
+    #[command(flatten)]
+    dialect: DialectOptions,
 
     /// When a connect() is answered: when the upstream's answer is known, or at once
     #[arg(long, value_enum, default_value_t)]
@@ -73,12 +85,19 @@ pub struct Options {
     pub log_format: LogFormat,
 }
 
+impl DialectOptions {
+    pub fn get(self) -> dialect::Options {
+        dialect::Options { app_mesh_default_retry: !self.no_app_mesh_default_retry }
+    }
+}
+
 impl Options {
     pub fn settings(&self, access_log: Option<Target>, drain_timeout: Duration) -> anyhow::Result<Settings> {
         let interval = BudgetPolicy::NODE.interval();
         let (percent, min_per_second) = (self.node_budget_percent, self.node_budget_min_per_second);
         Ok(Settings {
             config: self.config.clone(),
+            dialect: self.dialect.get(),
             handshake: self.handshake,
             exclusions: Exclusions { ports: self.exclude_port.clone(), ranges: self.exclude_cidr.clone() },
             access_log,
@@ -113,7 +132,7 @@ pub fn prepare_process() -> anyhow::Result<()> {
 
 /// A Go duration such as `30s` or `1m30s`.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    crate::dialect::duration::parse(text).map_err(|error| error.to_string())
+    dialect::duration::parse(text).map_err(|error| error.to_string())
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -124,7 +143,7 @@ fn positive(text: &str) -> Result<usize, String> {
 }
 
 fn size(text: &str) -> Result<usize, String> {
-    let bytes = crate::dialect::size::parse(text).map_err(|error| error.to_string())?;
+    let bytes = dialect::size::parse(text).map_err(|error| error.to_string())?;
     usize::try_from(bytes).map_err(|error| error.to_string())
 }
 

@@ -121,7 +121,12 @@ fn text(status: &Status) -> String {
         ));
     }
     for policy in &status.policies {
-        lines.push(format!("  policy {} ({})", policy.name, policy.origin));
+        let routes = match policy.routes {
+            0 => String::new(),
+            1 => ", 1 route".to_owned(),
+            routes => format!(", {routes} routes"),
+        };
+        lines.push(format!("  policy {} ({}){routes}", policy.name, policy.origin));
     }
     if let Some(error) = &status.last_config_error {
         lines.push(format!("  the policies were not reloaded: {error}"));

@@ -79,7 +79,7 @@ fn term(text: &str) -> Result<(u64, &str), DurationError> {
         None => ("", rest),
     };
     if whole.is_empty() && fraction.is_empty() {
-        return Err(DurationError::NoNumber(text.chars().take(16).collect()));
+        return Err(DurationError::NoNumber(start_of(text)));
     }
     let (unit, rest) = split(rest, |c| c != '.' && !c.is_ascii_digit());
     let unit = match unit {
@@ -90,8 +90,8 @@ fn term(text: &str) -> Result<(u64, &str), DurationError> {
         "s" => NANOS_PER_SECOND,
         "m" => 60 * NANOS_PER_SECOND,
         "h" => 3_600 * NANOS_PER_SECOND,
-        "" => return Err(DurationError::NoUnit(text.chars().take(16).collect())),
-        unknown => return Err(DurationError::UnknownUnit(unknown.chars().take(16).collect())),
+        "" => return Err(DurationError::NoUnit(start_of(text))),
+        unknown => return Err(DurationError::UnknownUnit(start_of(unknown))),
     };
     let whole = match whole {
         "" => 0,
@@ -127,6 +127,11 @@ fn decimal(value: u64, one: u64, unit: &str) -> String {
         rest %= step;
     }
     text + unit
+}
+
+/// What an error shows of a text: little, and on one line.
+fn start_of(text: &str) -> String {
+    text.chars().take(16).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -80,14 +80,6 @@ impl<'a> Field<'a> {
         Self { file, path: String::new(), node }
     }
 
-    pub(super) fn file(&self) -> &'a Arc<Path> {
-        self.file
-    }
-
-    pub(super) fn line(&self) -> u64 {
-        self.node.line
-    }
-
     /// A map with any fields.
     pub(super) fn map(&self, problems: &mut Problems) -> Option<Map<'a>> {
         match &self.node.value {
@@ -102,7 +94,9 @@ impl<'a> Field<'a> {
     pub(super) fn map_of(&self, known: &[&str], problems: &mut Problems) -> Option<Map<'a>> {
         let map = self.map(problems)?;
         for (key, _) in map.entries.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
-            let message = format!("there is no such field; there are {}", known.join(", "));
+            let meant =
+                meant(&key.name, known).map(|name| format!(" did you mean {name}?")).unwrap_or_default();
+            let message = format!("there is no such field;{meant} there are {}", known.join(", "));
             problems.add(self.file, key.line, &below(&map.path, &key.name), message);
         }
         Some(map)
@@ -137,6 +131,32 @@ impl<'a> Field<'a> {
             Value::List(items) => Some(self.each(items).collect()),
             _ => self.expected(&"a list", problems),
         }
+    }
+
+    /// Tells a problem where a list has more items than this.
+    pub(super) fn up_to(&self, max: usize, problems: &mut Problems) -> Option<()> {
+        match &self.node.value {
+            Value::List(items) if items.len() > max => {
+                let message = format!("the list may have at most {max} items, and has {}", items.len());
+                self.problem(message, problems)
+            }
+            _ => Some(()),
+        }
+    }
+
+    /// The items of a list, without a word where it is none.
+    pub(super) fn items(&self) -> impl Iterator<Item = Field<'a>> + use<'a> {
+        let items = match &self.node.value {
+            Value::List(items) => items.as_slice(),
+            _ => &[],
+        };
+        let (file, path) = (self.file, self.path.clone());
+        let item = move |(index, node)| Field { file, path: format!("{path}[{index}]"), node };
+        items.iter().enumerate().map(item)
+    }
+
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(&self.node.value, Value::List(items) if items.is_empty())
     }
 
     /// The item of a list that is this word.
@@ -328,6 +348,18 @@ impl<'a> Map<'a> {
         items.into_iter().collect()
     }
 
+    /// Every item of a list that may have only so many.
+    pub(super) fn each_up_to<T>(
+        &self,
+        name: &str,
+        max: usize,
+        problems: &mut Problems,
+        read: impl FnMut(&Field<'a>, &mut Problems) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        self.get(name).map_or(Some(()), |list| list.up_to(max, problems))?;
+        self.each(name, problems, read)
+    }
+
     pub(super) fn required(&self, name: &str, problems: &mut Problems) -> Option<Field<'a>> {
         let field = self.get(name);
         if field.is_none() {
@@ -371,6 +403,22 @@ impl Display for Problem {
 fn child<'a>(file: &'a Arc<Path>, path: &str, entries: &'a [(Key, Node)], name: &str) -> Option<Field<'a>> {
     let (_, node) = entries.iter().find(|(key, _)| key.name == name)?;
     Some(Field { file, path: below(path, name), node })
+}
+
+/// The field that a misspelt name is likely to mean.
+fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // Of what is this long nothing is near, and comparing takes as much memory as the name.
+    const MAX_BYTES: usize = 64;
+    if name.len() > MAX_BYTES {
+        return None;
+    }
+    let distance = |known: &str| {
+        if known.eq_ignore_ascii_case(name) { 0 } else { strsim::osa_distance(known, name) }
+    };
+    let near = known.iter().map(|known| (distance(known), *known));
+    // In a short name two letters are most of it.
+    let near = near.filter(|(distance, known)| *distance <= 2 && 2 * distance < known.len());
+    near.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
 }
 
 /// A key that is not a plain word is quoted, so that a problem stays on one line.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{MAX_FILE_BYTES, Note, Parsed, Problem, read_all};
+use super::{MAX_FILE_BYTES, Note, Options, Parsed, Problem, read_all, tree};
 use crate::policy::{DuplicateName, Origin, Table};
 
 /// The names that a folder's documents end in. A file that is named itself may have any name.
@@ -25,7 +25,17 @@ pub struct Loaded {
 
 /// Everything that is wrong with a configuration, a line each.
 #[derive(Debug, Error)]
-pub struct LoadError(Vec<Problem>);
+pub struct LoadError {
+    problems: Vec<Problem>,
+    is_unreadable: bool,
+}
+
+/// Why a path gives no text.
+struct Failed {
+    problem: Problem,
+    /// The system refused it, which says nothing of the documents.
+    is_unreadable: bool,
+}
 
 /// The policies of all these files and folders, or everything that is wrong with any of them.
 ///
@@ -33,22 +43,29 @@ pub struct LoadError(Vec<Problem>);
 /// their names; names that begin with a dot are passed over, as the folders behind a mounted `ConfigMap`'s links have
 /// them.
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
-    let (mut texts, mut problems) = (Vec::new(), Vec::new());
+    load_with(paths, Options::default())
+}
+
+/// As [`load`], with the documents read so.
+pub fn load_with(paths: &[PathBuf], options: Options) -> Result<Loaded, LoadError> {
+    let (mut texts, mut failed) = (Vec::new(), Vec::new());
     for path in paths {
         match documents(path) {
             Ok(files) => {
                 for file in files {
                     match read(&file) {
                         Ok(text) => texts.push((Arc::from(file), text)),
-                        Err(found) => problems.extend(found),
+                        Err(found) => failed.push(found),
                     }
                 }
             }
-            Err(problem) => problems.push(problem),
+            Err(found) => failed.push(found),
         }
     }
+    let is_unreadable = failed.iter().any(|failed| failed.is_unreadable);
+    let mut problems: Vec<_> = failed.into_iter().map(|failed| failed.problem).collect();
     let files: Vec<_> = texts.iter().map(|(file, text)| (Arc::clone(file), text.as_str())).collect();
-    let (Parsed { policies, notes }, found) = read_all(&files);
+    let (Parsed { policies, notes }, found) = read_all(options, &files);
     problems.extend(found);
     // The duplicates are told beside whatever else is wrong.
     match Table::try_new(policies) {
@@ -56,19 +73,25 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
         Ok(_) => {}
         Err(duplicates) => problems.extend(duplicates.into_iter().map(duplicate)),
     }
-    Err(LoadError(problems))
+    Err(LoadError { problems, is_unreadable })
 }
 
 impl LoadError {
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
-        &self.0
+        &self.problems
+    }
+
+    /// Whether the system refused a file or folder, as against documents that are wrong.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.is_unreadable
     }
 }
 
 impl Display for LoadError {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
+        for (index, problem) in self.problems.iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
@@ -79,8 +102,8 @@ impl Display for LoadError {
 }
 
 /// The files that a path of `--config` stands for.
-fn documents(path: &Path) -> Result<Vec<PathBuf>, Problem> {
-    let failed = |error: io::Error| problem(path, error.to_string());
+fn documents(path: &Path) -> Result<Vec<PathBuf>, Failed> {
+    let failed = |error| unreadable(path, &error);
     if !fs::metadata(path).map_err(failed)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -93,7 +116,7 @@ fn documents(path: &Path) -> Result<Vec<PathBuf>, Problem> {
         }
     }
     if files.is_empty() {
-        return Err(problem(path, "the folder has no .yaml, .yml or .json file".to_owned()));
+        return Err(unusable(path, "the folder has no .yaml, .yml or .json file".to_owned()));
     }
     files.sort();
     Ok(files)
@@ -104,7 +127,7 @@ fn is_document(file: &Path) -> bool {
     !hidden && EXTENSIONS.into_iter().any(|extension| file.extension() == Some(OsStr::new(extension)))
 }
 
-fn read(file: &Path) -> Result<String, Vec<Problem>> {
+fn read(file: &Path) -> Result<String, Failed> {
     let read = || {
         let mut bytes = Vec::new();
         // One byte more than allowed tells a file that is too long from one that just fits.
@@ -112,12 +135,25 @@ fn read(file: &Path) -> Result<String, Vec<Problem>> {
         File::open(file)?.take(limit).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes = read().map_err(|error: io::Error| vec![problem(file, error.to_string())])?;
+    let bytes = read().map_err(|error| unreadable(file, &error))?;
     if bytes.len() > MAX_FILE_BYTES {
-        return Err(vec![problem(file, format!("the file is longer than {MAX_FILE_BYTES} bytes"))]);
+        return Err(unusable(file, format!("the file is longer than {MAX_FILE_BYTES} bytes")));
     }
-    String::from_utf8(bytes)
-        .map_err(|error| vec![problem(file, format!("the file is no UTF-8 text: {error}"))])
+    let text = String::from_utf8(bytes)
+        .map_err(|error| unusable(file, format!("the file is no UTF-8 text: {error}")))?;
+    // Nobody names a file that is to say nothing: it was cut off, or is the wrong one.
+    if tree::parse(&text).is_ok_and(|documents| documents.is_empty()) {
+        return Err(unusable(file, "there is no document in it".to_owned()));
+    }
+    Ok(text)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failed {
+    Failed { problem: problem(path, error.to_string()), is_unreadable: true }
+}
+
+fn unusable(path: &Path, message: String) -> Failed {
+    Failed { problem: problem(path, message), is_unreadable: false }
 }
 
 fn duplicate(duplicate: DuplicateName) -> Problem {

@@ -39,6 +39,24 @@ pub(super) fn note(policy: &Policy, problems: &mut Problems) {
         tell(unreachable_route(route, routes, index), &route.sources, problems);
     }
     tell(no_budget(*budget).filter(|_| retries), sources, problems);
+    tell(stacked_retries(policy), sources, problems);
+}
+
+/// Attempts to connect that a document asks for, and that its requests' retries multiply.
+fn stacked_retries(policy: &Policy) -> Option<Finding> {
+    const CONNECTS: Conditions = Conditions::of(&[Condition::ConnectFailure]).with(ANY_END);
+    let attempts = policy.tcp.max_connect_attempts().get();
+    if attempts < 2 || !policy.sources.is_said(Setting::ConnectAttempts) {
+        return None;
+    }
+    let retries = policy.routes.iter().map(|route| &route.http.retry);
+    let retries = retries.filter(|retry| retry.retry_on.intersects(CONNECTS)).map(|retry| retry.num_retries);
+    let tries = u64::from(retries.max().filter(|retries| *retries > 0)?) + 1;
+    let connects = tries.saturating_mul(attempts.into());
+    let message = format!(
+        "a request may wait for {connects} connects, {attempts} of each of its {tries} attempts; lower one of the two"
+    );
+    Some(Finding::new(Code::StackedRetries, Setting::ConnectAttempts, message))
 }
 
 fn tell(findings: impl IntoIterator<Item = Finding>, sources: &Sources, problems: &mut Problems) {

@@ -1,16 +1,19 @@
 //! redial's own document: `apiVersion: redial.dev/v1alpha1`, `kind: RetryPolicy`. docs/policies.md describes it.
 
+#[expect(dead_code, reason = "the schema is made of the types alone")]
+mod document;
 mod http;
+mod route;
+mod to;
 
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 use std::sync::Arc;
+
+pub(super) use document::schema;
 
 use super::Document;
 use super::fields::{Field, Map, Problems};
-use crate::policy::{
-    Address, Destination, HttpPolicy, NameError, Place, Policy, PolicyName, Precedence, Protocol,
-    RequestMatch, Rest, Route, Setting, Sources,
-};
+use crate::policy::{NameError, Place, Policy, PolicyName, Protocol, Rest, Setting, Sources};
 use crate::retry::connect::{Failure, RetryOn};
 use crate::retry::request::Condition;
 use crate::retry::{Backoff, BudgetPolicy, ConnectRetry};
@@ -27,21 +30,27 @@ pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
     (says("apiVersion", "redial.dev/v1alpha1") && says("kind", "RetryPolicy")).then_some("RetryPolicy")
 }
 
-/// The most destinations that a document may have, each address counted with each of its ports.
-const MAX_DESTINATIONS: usize = 4_096;
+const FIELDS: &[&str] = &["from", "to", "protocol", "tcp", "http", "budget"];
 
 fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
     let document = root.map_of(&["apiVersion", "kind", "metadata", "spec"], problems)?;
     let name = document.required("metadata", problems).and_then(|field| name(&field, problems));
     let spec = document.required("spec", problems)?;
-    let spec = spec.map_of(&["to", "protocol", "tcp", "http", "budget"], problems)?;
+    let spec = spec.map_of(FIELDS, problems)?;
 
-    let to = spec.optional("to", Vec::new(), |field| destinations(&field, problems));
+    let namespace = name.as_ref().and_then(PolicyName::namespace);
+    let from = spec.each("from", problems, to::workload);
+    let to = spec.optional("to", Vec::new(), |field| to::destinations(&field, namespace, problems));
     let protocol = protocol(&spec, problems);
-    let http = spec.optional("http", None, |field| http::policy(&field, problems).map(Some));
-    // What is said of requests alone holds for the connects before them too.
-    let derived =
-        || http.as_ref().map(|http| http.as_ref().map(HttpPolicy::connect_retry).unwrap_or_default());
+    let sources = Arc::new(sources(root, &["spec", "http"]));
+    let routes = spec.optional("http", Vec::new(), |field| route::routes(&field, &sources, problems));
+    // What is said of requests alone holds for the connects before them too: by the section, which comes last.
+    let derived = || {
+        let routes = routes.as_ref()?;
+        Some(routes.last().map(|route| route.http.connect_retry()).unwrap_or_default())
+    };
+    let targets = spec.get("tcp").and_then(|field| field.child("targets"));
+    let targets = targets.map_or_else(|| Some(Vec::new()), |field| route::targets(&field, problems));
     let tcp = spec.get("tcp").map_or_else(derived, |field| connect_retry(&field, problems));
     let budget = spec.optional("budget", BudgetPolicy::default(), |field| budget(&field, problems));
 
@@ -53,24 +62,15 @@ fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
             "the policy named default holds where no other does; leave `to` out, or rename the policy";
         return to.problem(message, problems);
     }
-    let sources = Arc::new(sources(root, &["spec", "http"]));
-    let routes = http?.map(|http| Route {
-        name: "http".into(),
-        precedence: Precedence::default(),
-        matcher: RequestMatch::default(),
-        http: Arc::new(http),
-        targets: Arc::default(),
-        sources: Arc::clone(&sources),
-    });
     Some(Policy {
         name,
         origin: root.origin(),
-        from: Vec::new(),
+        from: from?,
         to: to?,
         tcp: tcp?,
         protocol: protocol?,
-        targets: Arc::default(),
-        routes: routes.into_iter().collect(),
+        targets: targets?.into(),
+        routes: routes?,
         rest: Rest::Passes,
         budget: budget?,
         sources,
@@ -105,6 +105,8 @@ fn place(root: &Field<'_>, section: &[&str], setting: Setting) -> Place {
         Setting::MaxConcurrentRetries => http("maxConcurrentRetries"),
         Setting::MaxBufferedBody => http("maxBufferedBody"),
         Setting::AddedHeaders => http("addHeaders"),
+        // The section itself is for all requests.
+        Setting::Matches if !section.is_empty() => root.place(section),
         Setting::Matches => http("match"),
         Setting::Targets => http("targets"),
         Setting::ConnectAttempts => root.place(&["spec", "tcp", "maxConnectAttempts"]),
@@ -149,53 +151,11 @@ fn name(metadata: &Field<'_>, problems: &mut Problems) -> Option<PolicyName> {
     }
 }
 
-fn destinations(to: &Field<'_>, problems: &mut Problems) -> Option<Vec<Destination>> {
-    let entries = to.list(problems)?;
-    // Each entry is read, whatever was wrong with those before it.
-    let patterns: Vec<_> = entries.iter().map(|entry| patterns(entry, problems)).collect();
-    let patterns: Vec<_> = patterns.into_iter().collect::<Option<_>>()?;
-    let count: usize = patterns.iter().map(|(addresses, ports)| addresses.len() * ports.len()).sum();
-    if count > MAX_DESTINATIONS {
-        let message = format!(
-            "{count} destinations are too many, each address counted with each of its ports; a policy may have \
-             {MAX_DESTINATIONS}"
-        );
-        return to.problem(message, problems);
-    }
-    let expanded = patterns.into_iter().flat_map(|(addresses, ports)| {
-        addresses.into_iter().flat_map(move |address| {
-            ports.clone().into_iter().map(move |port| Destination { address: address.clone(), port })
-        })
-    });
-    Some(expanded.collect())
-}
-
-/// The addresses of an entry, and the ports that go with each of them.
-fn patterns(entry: &Field<'_>, problems: &mut Problems) -> Option<(Vec<Address>, Vec<Option<NonZeroU16>>)> {
-    let map = entry.map_of(&["cidrs", "hosts", "ports"], problems)?;
-    let cidrs = map.each("cidrs", problems, |field, problems| field.parsed(problems).map(Address::Network));
-    let hosts = map.each("hosts", problems, |field, problems| field.parsed(problems).map(Address::Host));
-    let ports = map.each("ports", problems, |field, problems| {
-        let port = field.whole(1..=u16::MAX.into(), problems)?;
-        u16::try_from(port).ok().and_then(NonZeroU16::new).map(Some)
-    });
-    let (mut addresses, hosts, mut ports) = (cidrs?, hosts?, ports?);
-    addresses.extend(hosts);
-    if addresses.is_empty() && ports.is_empty() {
-        return entry.problem("at least one of cidrs, hosts and ports is required", problems);
-    }
-    if addresses.is_empty() {
-        addresses.push(Address::Any);
-    }
-    if ports.is_empty() {
-        ports.push(None);
-    }
-    Some((addresses, ports))
-}
+const TCP_FIELDS: &[&str] =
+    &["maxConnectAttempts", "connectTimeout", "timeout", "backOff", "retryOn", "targets"];
 
 fn connect_retry(tcp: &Field<'_>, problems: &mut Problems) -> Option<ConnectRetry> {
-    let map =
-        tcp.map_of(&["maxConnectAttempts", "connectTimeout", "timeout", "backOff", "retryOn"], problems)?;
+    let map = tcp.map_of(TCP_FIELDS, problems)?;
     let default = ConnectRetry::default();
     let attempts = map.optional("maxConnectAttempts", default.max_connect_attempts(), |field| {
         field.whole(1..=u32::MAX, problems).and_then(NonZeroU32::new)

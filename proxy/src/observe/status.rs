@@ -48,6 +48,9 @@ pub struct PolicyStatus {
     pub name: String,
     /// The file, or whatever else the policy came from.
     pub origin: String,
+    /// Of requests. An agent of an older version does not tell.
+    #[serde(default)]
+    pub routes: usize,
 }
 
 /// The counters since the agent began. A word that was never counted is missing.
@@ -229,7 +232,11 @@ pub(super) mod tests {
                 cgroup: "/sys/fs/cgroup/web".into(),
                 network_namespaces: vec![4_026_531_840],
             }],
-            policies: vec![PolicyStatus { name: "default".to_owned(), origin: "built in".to_owned() }],
+            policies: vec![PolicyStatus {
+                name: "default".to_owned(),
+                origin: "built in".to_owned(),
+                routes: 0,
+            }],
             totals: Totals {
                 connections_active: 2,
                 connections_total: [("attempts-exhausted".to_owned(), 1)].into(),

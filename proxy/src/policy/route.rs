@@ -158,14 +158,12 @@ impl PathMatch {
             (Self::Prefix { path, ignore_case: _ }, _) if &**path == "/" => true,
             (Self::Segments(path), _) if &**path == "/" => true,
             (one, other) if one == other => true,
-            (Self::Prefix { path, ignore_case: false }, Self::Exact { path: longer, ignore_case: false })
-            | (
+            (
                 Self::Prefix { path, ignore_case: false },
-                Self::Prefix { path: longer, ignore_case: false },
-            )
-            | (Self::Prefix { path, ignore_case: false }, Self::Segments(longer)) => {
-                longer.starts_with(&**path)
-            }
+                Self::Exact { path: longer, ignore_case: false }
+                | Self::Prefix { path: longer, ignore_case: false }
+                | Self::Segments(longer),
+            ) => longer.starts_with(&**path),
             (
                 Self::Segments(_),
                 Self::Exact { path: longer, ignore_case: false } | Self::Segments(longer),
@@ -299,11 +297,11 @@ mod tests {
             }],
             query: vec![QueryMatcher { name: "v".into(), value: ValueMatcher::Exact("2".into()) }],
         };
-        let matches = |method: &str, path: &str, content: &str| {
+        let takes = |method: &str, path: &str, content: &str| {
             matcher.matches(&[(":method", method), (":path", path), ("content-type", content)][..])
         };
-        assert!(matches("GET", "/?v=2", "text/plain"));
-        assert!(matches("GET", "/x?a&v=2&v=3", "application/grpcx"));
+        assert!(takes("GET", "/?v=2", "text/plain"));
+        assert!(takes("GET", "/x?a&v=2&v=3", "application/grpcx"));
         for (method, path, content) in [
             ("PUT", "/?v=2", ""),
             ("GET", "/?v=3&v=2", ""),
@@ -312,7 +310,7 @@ mod tests {
             ("GET", "/?v=2", "application/grpc"),
             ("GET", "/?v=2", "application/grpc+proto"),
         ] {
-            assert!(!matches(method, path, content), "{method} {path} {content}");
+            assert!(!takes(method, path, content), "{method} {path} {content}");
         }
         assert!(RequestMatch::default().is_any() && !matcher.is_any());
         assert!(RequestMatch::default().covers(&matcher) && !matcher.covers(&RequestMatch::default()));

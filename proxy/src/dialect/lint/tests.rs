@@ -305,12 +305,51 @@ fn a_policy_without_conditions_is_noted() {
 }
 
 #[test]
+fn a_route_that_an_earlier_one_hides_is_noted() {
+    let routes = |routes: &str| notes(&format!("{{http: {{routes: [{routes}]}}}}"));
+    let [note] = &routes("{match: {path: {segments: /a}}}, {match: {path: {exact: /a/b}, method: GET}}")[..]
+    else {
+        panic!()
+    };
+    assert_eq!(
+        note.to_string(),
+        "p.yaml:4: spec.http.routes[1].match: warning[unreachable-route]: no request takes it, since routes[0] comes \
+         first and takes them all; reorder them"
+    );
+    assert_eq!(routes("{match: {path: {exact: /a/b}, method: GET}}, {match: {path: {segments: /a}}}"), []);
+    let hidden = routes("{match: {}}");
+    assert_eq!((hidden[0].code, hidden[0].field.as_str()), (Code::UnreachableRoute, "spec.http"));
+}
+
+#[test]
+fn retries_of_connects_that_multiply_are_noted() {
+    let [note] = &notes("{tcp: {maxConnectAttempts: 3}, http: {numRetries: 2}}")[..] else { panic!() };
+    assert_eq!(
+        note.to_string(),
+        "p.yaml:4: spec.tcp.maxConnectAttempts: warning[stacked-retries]: a request may wait for 9 connects, 3 of each of \
+         its 3 attempts; lower one of the two"
+    );
+    for spec in [
+        "{http: {numRetries: 2}}",
+        "{tcp: {maxConnectAttempts: 1}, http: {numRetries: 2}}",
+        "{tcp: {maxConnectAttempts: 3}, http: {numRetries: 0}}",
+        "{tcp: {maxConnectAttempts: 3}, http: {retryOn: [refused-stream]}}",
+        "{tcp: {maxConnectAttempts: 3}}",
+    ] {
+        assert!(!codes(spec).contains(&Code::StackedRetries), "{spec}");
+    }
+}
+
+#[test]
 fn the_documentation_has_every_code_and_each_is_tested() {
     let documentation = include_str!("../../../../docs/policies.md");
     let documented = |code: &Code| documentation.contains(&format!("\n| `{code}` | "));
     assert_eq!(Code::ALL.into_iter().filter(|code| !documented(code)).collect::<Vec<_>>(), []);
-    let tested: HashSet<_> =
-        NOTED.iter().map(|(_, code, _)| *code).chain([Code::NoBudget, Code::NoConditions]).collect();
+    // Those have tests of their own in this file.
+    let alone = [Code::NoBudget, Code::NoConditions, Code::StackedRetries, Code::UnreachableRoute];
+    // Those are noted by the readers of other systems' documents, whose tests have them.
+    let foreign = [Code::AppliesEverywhere, Code::Ignored, Code::InertSetting, Code::UnresolvedTarget];
+    let tested: HashSet<_> = NOTED.iter().map(|(_, code, _)| *code).chain(alone).chain(foreign).collect();
     assert_eq!(tested, HashSet::from(Code::ALL));
     assert_eq!(Code::ALL.map(Code::as_str).iter().collect::<HashSet<_>>().len(), Code::ALL.len());
 }

@@ -18,8 +18,10 @@ use crate::retry::request::{
 const MAX_ENTRIES: usize = 64;
 /// The most that may be kept of one request's body.
 const MAX_BUFFERED_BODY: u64 = 1 << 30;
+/// The pseudo-headers of a request.
+pub(super) const OF_REQUESTS: &[&str] = &[":method", ":path", ":authority", ":scheme"];
 
-const FIELDS: &[&str] = &[
+pub(super) const FIELDS: &[&str] = &[
     "retryOn",
     "numRetries",
     "retriableStatusCodes",
@@ -42,14 +44,14 @@ const FIELDS: &[&str] = &[
     "upstream",
 ];
 
-pub(super) fn policy(http: &Field<'_>, problems: &mut Problems) -> Option<HttpPolicy> {
-    let map = http.map_of(FIELDS, problems)?;
-    let default = HttpPolicy::default();
+/// The settings of a section or a route. What it does not say is as in `default`.
+pub(super) fn policy(map: &Map<'_>, default: &HttpPolicy, problems: &mut Problems) -> Option<HttpPolicy> {
+    let default = default.clone();
     let honour_request_headers =
         map.optional("honourRequestHeaders", default.honour_request_headers, |field| field.boolean(problems));
-    let retry = retry(&map, honour_request_headers, problems);
-    let timeout = limit(&map, "timeout", problems);
-    let idle_timeout = limit(&map, "idleTimeout", problems);
+    let retry = retry(map, &default.retry, honour_request_headers, problems);
+    let timeout = limit(map, "timeout", default.timeout, problems);
+    let idle_timeout = limit(map, "idleTimeout", default.idle_timeout, problems);
     let max_buffered_body = map.optional("maxBufferedBody", default.max_buffered_body, |field| {
         let bytes = field.size(MAX_BUFFERED_BODY, problems)?;
         usize::try_from(bytes).ok()
@@ -65,8 +67,8 @@ pub(super) fn policy(http: &Field<'_>, problems: &mut Problems) -> Option<HttpPo
     });
     Some(HttpPolicy {
         retry: retry?,
-        timeout: unless_zero(timeout?),
-        idle_timeout: unless_zero(idle_timeout?),
+        timeout: timeout?,
+        idle_timeout: idle_timeout?,
         max_buffered_body: max_buffered_body?,
         honour_request_headers: honour_request_headers?,
         added_headers: added_headers?,
@@ -106,17 +108,22 @@ pub(super) fn condition_place(root: &Field<'_>, section: &[&str], condition: Con
 
 fn retry(
     map: &Map<'_>,
+    default: &RequestRetry,
     honour_request_headers: Option<bool>,
     problems: &mut Problems,
 ) -> Option<RequestRetry> {
-    let default = RequestRetry::default();
+    let default = default.clone();
     let status_codes = map.each("retriableStatusCodes", problems, |field, problems| {
         let (first, last) = (*StatusCodes::RANGE.start(), *StatusCodes::RANGE.end());
         u16::try_from(field.whole(first.into()..=last.into(), problems)?).ok()
     });
-    let status_codes = status_codes.and_then(|codes| StatusCodes::try_new(codes).ok());
-    let response_headers =
-        some_of(map, "retriableHeaders", problems, |field, problems| matcher(field, &[":status"], problems));
+    let status_codes = status_codes.and_then(|codes| match map.get("retriableStatusCodes") {
+        Some(_) => StatusCodes::try_new(codes).ok(),
+        None => Some(default.status_codes),
+    });
+    let response_headers = map.optional("retriableHeaders", default.response_headers, |_| {
+        some_of(map, "retriableHeaders", problems, |field, problems| matcher(field, &[":status"], problems))
+    });
     let retry_on = map.optional("retryOn", default.retry_on, |field| conditions(&field, problems));
     let retry_on = if let (Some(on), Some(codes), Some(headers), Some(honours)) =
         (retry_on, &status_codes, &response_headers, honour_request_headers)
@@ -141,12 +148,14 @@ fn retry(
     };
     let num_retries =
         map.optional("numRetries", default.num_retries, |field| field.whole(0..=u32::MAX, problems));
-    let request_headers = some_of(map, "retriableRequestHeaders", problems, |field, problems| {
-        matcher(field, &[":method", ":path", ":authority", ":scheme"], problems)
+    let request_headers = map.optional("retriableRequestHeaders", default.request_headers, |_| {
+        some_of(map, "retriableRequestHeaders", problems, |field, problems| {
+            matcher(field, OF_REQUESTS, problems)
+        })
     });
-    let methods = methods(map, problems);
-    let per_try_timeout = limit(map, "perTryTimeout", problems);
-    let per_try_idle_timeout = limit(map, "perTryIdleTimeout", problems);
+    let methods = methods(map, default.methods, problems);
+    let per_try_timeout = limit(map, "perTryTimeout", default.per_try_timeout, problems);
+    let per_try_idle_timeout = limit(map, "perTryIdleTimeout", default.per_try_idle_timeout, problems);
     let backoff = map.optional("backOff", default.backoff, |field| backoff(&field, problems));
     let rate_limited_backoff = map.optional("rateLimitedBackOff", default.rate_limited_backoff, |field| {
         rate_limited_backoff(&field, problems).map(Some)
@@ -167,8 +176,8 @@ fn retry(
         request_headers: request_headers?,
         methods: methods?,
         num_retries: num_retries?,
-        per_try_timeout: unless_zero(per_try_timeout?),
-        per_try_idle_timeout: unless_zero(per_try_idle_timeout?),
+        per_try_timeout: per_try_timeout?,
+        per_try_idle_timeout: per_try_idle_timeout?,
         backoff: backoff?,
         rate_limited_backoff: rate_limited_backoff?,
         hosts: hosts?,
@@ -184,9 +193,9 @@ fn conditions(list: &Field<'_>, problems: &mut Problems) -> Option<Conditions> {
     conditions.into_iter().collect()
 }
 
-fn methods(map: &Map<'_>, problems: &mut Problems) -> Option<Methods> {
+fn methods(map: &Map<'_>, default: Methods, problems: &mut Problems) -> Option<Methods> {
     match map.get("methods") {
-        None => Some(Methods::Idempotent),
+        None => Some(default),
         Some(field) if field.is_list() => {
             some_of(map, "methods", problems, Field::parsed::<Method>).map(Methods::These)
         }
@@ -201,11 +210,25 @@ fn methods(map: &Map<'_>, problems: &mut Problems) -> Option<Methods> {
 }
 
 /// What a header has to be like. Of the pseudo-headers a message has only some.
-fn matcher(entry: &Field<'_>, pseudo: &[&str], problems: &mut Problems) -> Option<HeaderMatcher> {
+pub(super) fn matcher(entry: &Field<'_>, pseudo: &[&str], problems: &mut Problems) -> Option<HeaderMatcher> {
+    let map = entry.map_of(&["name", "type", "value", "start", "end", "invert"], problems)?;
+    let name = map.required("name", problems).and_then(|field| header_name(&field, pseudo, problems));
+    let inverted = map.optional("invert", false, |field| field.boolean(problems));
+    let (value, invert) = value_matcher(&map, true, problems)?;
+    Some(HeaderMatcher { name: name?, value, invert: invert != inverted? })
+}
+
+/// What a value has to be like, and whether it is meant the other way round.
+pub(super) fn value_matcher(
+    map: &Map<'_>,
+    may_be_absent: bool,
+    problems: &mut Problems,
+) -> Option<(ValueMatcher, bool)> {
     #[derive(Clone, Copy)]
     enum Type {
         OfText(fn(Box<str>) -> ValueMatcher),
         Expression,
+        Range,
         Present { invert: bool },
     }
 
@@ -215,34 +238,50 @@ fn matcher(entry: &Field<'_>, pseudo: &[&str], problems: &mut Problems) -> Optio
         ("Suffix", Type::OfText(ValueMatcher::Suffix)),
         ("Contains", Type::OfText(ValueMatcher::Contains)),
         ("RegularExpression", Type::Expression),
+        ("Range", Type::Range),
         ("Present", Type::Present { invert: false }),
         ("Absent", Type::Present { invert: true }),
     ];
-    let map = entry.map_of(&["name", "type", "value"], problems)?;
-    let name = map.required("name", problems).and_then(|field| header_name(&field, pseudo, problems));
+    let words =
+        if may_be_absent { &words[..] } else { words.split_last().map_or(&words[..], |(_, rest)| rest) };
     let exact = Type::OfText(ValueMatcher::Exact);
-    let value = match map.optional("type", exact, |field| field.one_of(&words, problems))? {
+    let kind = map.optional("type", exact, |field| field.one_of(words, problems))?;
+    if !matches!(kind, Type::Range)
+        && let Some(bound) = map.get("start").or_else(|| map.get("end"))
+    {
+        return bound.problem("only a matcher of type Range has it", problems);
+    }
+    match kind {
         Type::OfText(matcher) => {
             let value = map.required("value", problems)?;
             match value.text(problems)? {
                 "" => value.expected(&"text that is not empty", problems),
-                text => Some(matcher(text.into())),
+                text => Some((matcher(text.into()), false)),
             }
         }
         Type::Expression => {
             let value = map.required("value", problems)?;
-            let pattern = Pattern::try_new(value.text(problems)?);
-            let matcher = pattern.map(ValueMatcher::Regex);
-            matcher.map_or_else(|error| value.expected(&error, problems), Some)
+            pattern(&value, problems).map(|pattern| (ValueMatcher::Regex(pattern), false))
         }
-        Type::Present { invert } => {
-            if let Some(value) = map.get("value") {
-                return value.problem("a matcher of this type has no value", problems);
-            }
-            return Some(HeaderMatcher { name: name?, value: ValueMatcher::Present, invert });
+        Type::Range | Type::Present { .. } if map.get("value").is_some() => {
+            map.get("value").and_then(|value| value.problem("a matcher of this type has no value", problems))
         }
-    };
-    Some(HeaderMatcher { name: name?, value: value?, invert: false })
+        Type::Range => {
+            let bound = |field: Field<'_>, problems: &mut Problems| {
+                let number = field.word().and_then(|word| word.parse().ok());
+                number.or_else(|| field.expected(&"a whole number of 64 bits", problems))
+            };
+            let start = map.optional("start", i64::MIN, |field| bound(field, problems));
+            let end = map.optional("end", i64::MAX, |field| bound(field, problems));
+            Some((ValueMatcher::Range { start: start?, end: end? }, false))
+        }
+        Type::Present { invert } => Some((ValueMatcher::Present, invert)),
+    }
+}
+
+/// A regular expression.
+pub(super) fn pattern(value: &Field<'_>, problems: &mut Problems) -> Option<Pattern> {
+    Pattern::try_new(value.text(problems)?).map_or_else(|error| value.expected(&error, problems), Some)
 }
 
 fn header_name(name: &Field<'_>, pseudo: &[&str], problems: &mut Problems) -> Option<HeaderName> {
@@ -282,7 +321,7 @@ fn host_selection(hosts: &Field<'_>, problems: &mut Problems) -> Option<HostSele
 }
 
 /// Every item of a list that may not be long.
-fn some_of<'a, T>(
+pub(super) fn some_of<'a, T>(
     map: &Map<'a>,
     name: &str,
     problems: &mut Problems,
@@ -296,13 +335,16 @@ fn some_of<'a, T>(
     Some(items)
 }
 
-/// How long something may take. Zero, and the default, is no limit.
-fn limit(map: &Map<'_>, name: &str, problems: &mut Problems) -> Option<Duration> {
-    map.optional(name, Duration::ZERO, |field| field.duration_or_zero(problems))
-}
-
-fn unless_zero(limit: Duration) -> Option<Duration> {
-    Some(limit).filter(|limit| !limit.is_zero())
+/// How long something may take. Zero is no limit.
+fn limit(
+    map: &Map<'_>,
+    name: &str,
+    default: Option<Duration>,
+    problems: &mut Problems,
+) -> Option<Option<Duration>> {
+    map.optional(name, default, |field| {
+        field.duration_or_zero(problems).map(|limit| Some(limit).filter(|limit| !limit.is_zero()))
+    })
 }
 
 #[cfg(test)]

@@ -248,7 +248,8 @@ fn every_broken_rule_of_conditions_is_told_with_its_place() {
     let conditions = "expected one of envoy-ratelimited, retriable-status-codes, retriable-headers, cancelled, \
                       deadline-exceeded, resource-exhausted, internal, unavailable, retriable-4xx, connect-failure, \
                       http3-post-connect-failure, refused-stream, reset-before-request, reset, gateway-error, 5xx, found";
-    let types = "expected one of Exact, Prefix, Suffix, Contains, RegularExpression, Present, Absent, found";
+    let types =
+        "expected one of Exact, Prefix, Suffix, Contains, RegularExpression, Range, Present, Absent, found";
     expect_http_problems([
         ("", ": expected a map, found no value"),
         ("[]", ": expected a map, found a list"),
@@ -257,7 +258,7 @@ fn every_broken_rule_of_conditions_is_told_with_its_place() {
             ".retries: there is no such field; there are retryOn, numRetries, retriableStatusCodes, retriableHeaders, \
              retriableRequestHeaders, methods, perTryTimeout, perTryIdleTimeout, timeout, idleTimeout, backOff, \
              rateLimitedBackOff, hostSelection, hedgeOnPerTryTimeout, maxConcurrentRetries, maxBufferedBody, \
-             honourRequestHeaders, addHeaders, onConnectFailure, upstream",
+             honourRequestHeaders, addHeaders, onConnectFailure, upstream, routes",
         ),
         ("{retryOn: []}", ".retryOn: the list is empty; leave the field out for its default"),
         ("{retryOn: 5xx}", ".retryOn: expected a list, found \"5xx\""),
@@ -326,8 +327,8 @@ fn every_broken_rule_of_conditions_is_told_with_its_place() {
             ".retriableHeaders[0].value: expected a regular expression; unclosed group, found \"(\"",
         ),
         (
-            "{retriableHeaders: [{name: a, invert: true, value: b}]}",
-            ".retriableHeaders[0].invert: there is no such field; there are name, type, value",
+            "{retriableHeaders: [{name: a, inverted: true, value: b}]}",
+            ".retriableHeaders[0].inverted: there is no such field; did you mean invert? there are name, type, value, start, end, invert",
         ),
         (
             "{methods: safe}",

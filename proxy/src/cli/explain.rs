@@ -1,0 +1,165 @@
+//! `redial explain`: what holds for a request, and why.
+
+mod answer;
+mod timeline;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use http::Uri;
+
+use super::options::identity;
+use crate::dialect;
+use crate::policy::{Headers, Host, Identity, Matched, Table};
+use answer::Answer;
+
+/// Show which policy and route hold for a request, with every setting and where it is from, and how long it may take
+///
+/// Exits with 0; with 1 where the documents have errors; and with 2 where the command line is wrong or a path can't be
+/// read.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// A policy file, or a folder of them; may be repeated
+    #[arg(long, value_name = "PATH")]
+    config: Vec<PathBuf>,
+
+    /// What the workload is to policies that ask, as `redial exec --as` has it
+    #[arg(long = "as", value_name = "LABELS", value_parser = identity)]
+    identity: Option<Arc<Identity>>,
+
+    /// Where the connection is dialled to [default: the URL's host, which is taken to resolve to an address of no network]
+    #[arg(long, value_name = "IP:PORT")]
+    address: Option<SocketAddr>,
+
+    /// A header of the request, as `Name: value`; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = header)]
+    headers: Vec<(String, String)>,
+
+    /// How the answer is written
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    /// The method, GET where it is left out, and the URL
+    #[arg(required = true, num_args = 1..=2, value_names = ["METHOD", "URL"])]
+    request: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// A request as it would be sent, and where the connection goes.
+#[derive(Clone, Debug)]
+struct Request {
+    host: String,
+    destination: SocketAddr,
+    has_address: bool,
+    /// The pseudo-headers among them; names in lower case.
+    headers: Vec<(String, String)>,
+}
+
+/// What clap exits with for a wrong command line.
+const USAGE: u8 = 2;
+
+impl Arguments {
+    #[expect(clippy::print_stdout, reason = "the answer is what the command is for")]
+    #[expect(clippy::print_stderr, reason = "each problem begins with its file, for editors to jump to")]
+    pub fn run(self) -> ExitCode {
+        let (method, url) = match self.request.as_slice() {
+            [url] => ("GET", url),
+            [method, url, ..] => (method.as_str(), url),
+            [] => return ExitCode::from(USAGE),
+        };
+        let request = match Request::new(method, url, self.address, &self.headers) {
+            Ok(request) => request,
+            Err(message) => {
+                eprintln!("redial: {message}");
+                return ExitCode::from(USAGE);
+            }
+        };
+        let table = match dialect::load(&self.config) {
+            Ok(loaded) => Arc::new(loaded.table),
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::from(if error.is_unreadable() { USAGE } else { 1 });
+            }
+        };
+        let matched = request.lookup(&table, self.identity.as_ref());
+        let answer = Answer::new(&request, &matched);
+        match self.format {
+            Format::Text => print!("{}", answer.text()),
+            Format::Json => println!("{:#}", answer.json()),
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+impl Request {
+    fn new(
+        method: &str,
+        url: &str,
+        address: Option<SocketAddr>,
+        headers: &[(String, String)],
+    ) -> Result<Self, String> {
+        let wrong = || format!("expected a URL such as http://shop.example/cart, found {url:?}");
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
+        let default_port = match uri.scheme_str() {
+            Some("http") => 80,
+            Some("https") => 443,
+            Some(_) | None => return Err(wrong()),
+        };
+        let host = uri.host().ok_or_else(wrong)?.to_ascii_lowercase();
+        let host = host.strip_suffix('.').unwrap_or(&host);
+        let named = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+        let port = uri.port_u16().unwrap_or(default_port);
+        let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let destination = address.unwrap_or_else(|| SocketAddr::new(named.unwrap_or(nowhere), port));
+        let authority = uri.authority().ok_or_else(wrong)?.as_str();
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let of_url = [
+            (":method", method),
+            (":scheme", uri.scheme_str().unwrap_or_default()),
+            (":authority", authority),
+            (":path", path),
+        ];
+        let mut all: Vec<_> =
+            of_url.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+        for (name, value) in headers {
+            match all.iter_mut().find(|(known, _)| name == "host" && known == ":authority") {
+                Some((_, authority)) => authority.clone_from(value),
+                None => all.push((name.clone(), value.clone())),
+            }
+        }
+        let has_address = address.is_some() || named.is_some();
+        Ok(Self { host: host.to_owned(), destination, has_address, headers: all })
+    }
+
+    /// Hosts that the URL does not name are taken to have other addresses.
+    fn lookup(&self, table: &Arc<Table>, identity: Option<&Arc<Identity>>) -> Matched {
+        let resolves_to =
+            |host: &Host, address: Option<IpAddr>| address.is_none() || host.as_str() == self.host;
+        table.lookup(self.destination, &Arc::from(""), identity, resolves_to)
+    }
+}
+
+impl Headers for Request {
+    fn visit<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8]) -> bool) {
+        let mut values = self.headers.iter().filter(|(known, _)| known == name);
+        values.all(|(_, value)| visit(value.as_bytes()));
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once(':').filter(|(name, _)| !name.trim().is_empty());
+    let (name, value) = pair.ok_or_else(|| "expected a header such as `Name: value`".to_owned())?;
+    Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests;
