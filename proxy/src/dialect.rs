@@ -84,12 +84,7 @@ const DIALECTS: &[Dialect] = &[
 
 /// The policies of a file's documents; empty documents are skipped.
 pub fn parse(file: &Path, text: &str) -> Result<Parsed, Vec<Problem>> {
-    parse_all(&[(Arc::from(file), text)])
-}
-
-/// The policies of the documents of these files together.
-pub fn parse_all(files: &[(Arc<Path>, &str)]) -> Result<Parsed, Vec<Problem>> {
-    parse_all_with(Options::default(), files)
+    parse_all_with(Options::default(), &[(Arc::from(file), text)])
 }
 
 /// The policies of the documents of these files together, read so.

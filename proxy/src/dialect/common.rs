@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use super::fields::{Field, Problems};
+use super::fields::{Field, Map, Problems};
 use crate::policy::{Host, HttpPolicy};
 use crate::retry::RequestRetry;
 use crate::retry::request::{Conditions, Methods};
 
 /// Envoy's own default for the time of a request.
 pub(super) const ENVOY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The most matchers, methods, selectors or the like in one list: each is asked of every message or connection.
+pub(super) const MAX_ENTRIES: usize = 64;
 
 /// The labels and the rest of a Kubernetes object that are for other tools.
 const METADATA: &[&str] = &[
@@ -61,4 +64,19 @@ pub(super) fn service_hosts(name: &str, namespace: Option<&str>) -> Vec<Host> {
     let names =
         [Some(name.to_owned()), in_namespace(""), in_namespace(".svc"), in_namespace(".svc.cluster.local")];
     names.into_iter().flatten().filter_map(|name| name.parse().ok()).collect()
+}
+
+/// Every item of a list that may not be long.
+pub(super) fn some_of<'a, T>(
+    map: &Map<'a>,
+    name: &str,
+    problems: &mut Problems,
+    read: impl FnMut(&Field<'a>, &mut Problems) -> Option<T>,
+) -> Option<Vec<T>> {
+    let items = map.each(name, problems, read)?;
+    if items.len() > MAX_ENTRIES {
+        let message = format!("{} entries are too many; there may be {MAX_ENTRIES}", items.len());
+        return map.get(name).and_then(|list| list.problem(message, problems));
+    }
+    Some(items)
 }

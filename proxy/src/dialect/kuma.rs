@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::Document;
 use super::common::{self, envoy_defaults};
-use super::fields::{Field, Map, Problems};
+use super::fields::{Field, Problems};
 use crate::policy::{
     Address, Destination, Host, HttpPolicy, Policy, PolicyName, Precedence, Protocol, RequestMatch,
     RequestProtocol, Rest, Route, Setting, Sources, WorkloadSelector,
@@ -22,9 +22,6 @@ use crate::retry::request::{Condition, Conditions};
 use crate::retry::{Backoff, BudgetPolicy, ConnectRetry, RequestRetry};
 
 pub(super) const DOCUMENTS: &str = "Kuma Retry and MeshRetry";
-
-/// The most items of one list: each is asked of every message.
-const MAX_ENTRIES: usize = 64;
 
 /// The tag that names a service.
 const SERVICE: &str = "kuma.io/service";
@@ -214,21 +211,6 @@ fn backoff(field: &Field<'_>, default_base: Option<Duration>, problems: &mut Pro
     let max = map.optional("maxInterval", None, |field| field.duration(problems).map(Some));
     let made = Backoff::try_new(base?, max?);
     map.get("maxInterval").as_ref().unwrap_or(field).accept(made, problems)
-}
-
-/// Every item of a list that may not be long.
-fn some_of<'a, T>(
-    map: &Map<'a>,
-    name: &str,
-    problems: &mut Problems,
-    read: impl FnMut(&Field<'a>, &mut Problems) -> Option<T>,
-) -> Option<Vec<T>> {
-    let items = map.each(name, problems, read)?;
-    if items.len() > MAX_ENTRIES {
-        let message = format!("{} entries are too many; there may be {MAX_ENTRIES}", items.len());
-        return map.get(name).and_then(|list| list.problem(message, problems));
-    }
-    Some(items)
 }
 
 /// The destinations that a service's name stands for: `backend`, or `backend_kuma-demo_svc_3001` as Kuma calls the port

@@ -36,6 +36,8 @@ pub struct Table {
     hosts: BTreeMap<Host, Tier>,
     /// By the name that the hosts are below.
     suffixes: HashMap<Host, Tier>,
+    /// Some authority may have a request take a route.
+    authorities_have_routes: bool,
     networks: HashMap<IpNet, Tier>,
     /// The prefix lengths in `networks`, longest first.
     lengths_v4: Vec<u8>,
@@ -199,7 +201,7 @@ impl Table {
         let connect = connect.clone();
         let (policy, host) = chosen.unwrap_or_else(|| (Arc::clone(&self.fallback), None));
         let has_routes = may_apply.iter().any(|policy| !policy.routes.is_empty())
-            || router.has_authorities && self.authorities_have_routes()
+            || self.authorities_have_routes
             || !self.fallback.routes.is_empty()
                 && !by_address.iter().any(|(rule, _)| rule.says == Says::Rest);
         drop(by_address);
@@ -222,13 +224,6 @@ impl Table {
     /// All policies by name, and the one that holds where no other does at the end.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.iter().chain([&self.fallback])
-    }
-
-    fn authorities_have_routes(&self) -> bool {
-        self.hosts
-            .values()
-            .chain(self.suffixes.values())
-            .any(|tier| tier.iter().any(|rule| matches!(rule.says, Says::Route(_))))
     }
 
     fn index(policies: Vec<Arc<Policy>>, fallback: Arc<Policy>) -> Self {
@@ -258,11 +253,17 @@ impl Table {
             longest_first.into_iter().map(|Reverse(length)| length).collect()
         };
         let (lengths_v4, lengths_v6) = (lengths(true), lengths(false));
+        let authorities_have_routes = hosts
+            .values()
+            .chain(suffixes.values())
+            .flatten()
+            .any(|rule: &Rule| matches!(rule.says, Says::Route(_)));
         let fallback_rules = tier(rules(&fallback, None).collect());
         Self {
             policies,
             fallback,
             fallback_rules,
+            authorities_have_routes,
             hosts: hosts.into_iter().map(|(host, rules)| (host, tier(rules))).collect(),
             suffixes: suffixes.into_iter().map(|(host, rules)| (host, tier(rules))).collect(),
             networks: networks.into_iter().map(|(network, rules)| (network, tier(rules))).collect(),

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use super::retry::by_method;
 use super::{
-    GRPC_DEFAULT, HTTP_DEFAULT, MAX_ENTRIES, Resource, SERVICE, Sections, backoff, connect_attempts,
-    defaults, resource, service, some_of,
+    GRPC_DEFAULT, HTTP_DEFAULT, Resource, SERVICE, Sections, backoff, connect_attempts, defaults, resource,
+    service,
 };
 use crate::dialect::common;
+use crate::dialect::common::{MAX_ENTRIES, some_of};
 use crate::dialect::fields::{Field, Map, Problems};
 use crate::dialect::note::Code;
 use crate::policy::{

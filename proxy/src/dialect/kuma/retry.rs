@@ -2,8 +2,9 @@
 
 use super::{
     GRPC_DEFAULT, HTTP_DEFAULT, Resource, SERVICE, Sections, backoff, connect_attempts, defaults, resource,
-    service, some_of,
+    service,
 };
+use crate::dialect::common::{MAX_ENTRIES, some_of};
 use crate::dialect::fields::{Field, Map, Problems};
 use crate::policy::{
     Destination, HeaderMatcher, HttpPolicy, LabelMatch, Policy, ValueMatcher, WorkloadSelector,
@@ -107,10 +108,8 @@ fn tags<'a>(selector: &Field<'a>, problems: &mut Problems) -> Option<Vec<(&'a st
     let entries: Vec<_> = tags.map(problems)?.entries().collect();
     match entries.len() {
         0 => tags.expected(&format!("a tag at least, such as {SERVICE}: '*'"), problems),
-        1..=super::MAX_ENTRIES => Some(entries),
-        many => {
-            tags.problem(format!("{many} tags are too many; there may be {}", super::MAX_ENTRIES), problems)
-        }
+        1..=MAX_ENTRIES => Some(entries),
+        many => tags.problem(format!("{many} tags are too many; there may be {MAX_ENTRIES}"), problems),
     }
 }
 

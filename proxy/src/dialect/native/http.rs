@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::backoff;
+use crate::dialect::common::some_of;
 use crate::dialect::fields::{Field, Map, Problems};
 use crate::policy::{
     AddedHeaders, ConnectFailure, HeaderMatcher, HeaderName, HttpPolicy, NoHeaderName, Pattern, Place,
@@ -14,8 +15,6 @@ use crate::retry::request::{
     StatusCodes,
 };
 
-/// The most matchers, methods or reset headers in one list: each is asked of every message.
-const MAX_ENTRIES: usize = 64;
 /// The most that may be kept of one request's body.
 const MAX_BUFFERED_BODY: u64 = 1 << 30;
 /// The pseudo-headers of a request.
@@ -318,21 +317,6 @@ fn host_selection(hosts: &Field<'_>, problems: &mut Problems) -> Option<HostSele
         field.whole(1..=HostSelection::MAX_ATTEMPTS, problems)
     });
     Some(HostSelection { avoid_previous: avoid_previous?, max_attempts: max_attempts? })
-}
-
-/// Every item of a list that may not be long.
-pub(super) fn some_of<'a, T>(
-    map: &Map<'a>,
-    name: &str,
-    problems: &mut Problems,
-    read: impl FnMut(&Field<'a>, &mut Problems) -> Option<T>,
-) -> Option<Vec<T>> {
-    let items = map.each(name, problems, read)?;
-    if items.len() > MAX_ENTRIES {
-        let message = format!("{} entries are too many; there may be {MAX_ENTRIES}", items.len());
-        return map.get(name).and_then(|list| list.problem(message, problems));
-    }
-    Some(items)
 }
 
 /// How long something may take. Zero is no limit.

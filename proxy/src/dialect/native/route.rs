@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::{http, place};
+use crate::dialect::common::some_of;
 use crate::dialect::fields::{Field, Map, Problems};
 use crate::policy::{
     HeaderMatcher, HttpPolicy, PathMatch, Pattern, Precedence, QueryMatcher, RequestMatch, RequestProtocol,
@@ -101,10 +102,10 @@ fn matcher(entry: &Field<'_>, problems: &mut Problems) -> Option<RequestMatch> {
     });
     let path = map.optional("path", PathMatch::Any, |field| path(&field, problems));
     let method = method(&map, problems);
-    let headers = http::some_of(&map, "headers", problems, |field, problems| {
+    let headers = some_of(&map, "headers", problems, |field, problems| {
         http::matcher(field, http::OF_REQUESTS, problems)
     });
-    let query = http::some_of(&map, "query", problems, |field, problems| {
+    let query = some_of(&map, "query", problems, |field, problems| {
         let map = field.map_of(&["name", "type", "value", "start", "end"], problems)?;
         let name = map.required("name", problems).and_then(|field| name(&field, problems));
         let (value, _) = http::value_matcher(&map, false, problems)?;
@@ -117,7 +118,7 @@ fn matcher(entry: &Field<'_>, problems: &mut Problems) -> Option<RequestMatch> {
 /// The matcher of the methods, if any: one method, or any of several.
 fn method(map: &Map<'_>, problems: &mut Problems) -> Option<Option<HeaderMatcher>> {
     let one = map.optional("method", None, |field| field.parsed::<Method>(problems).map(Some));
-    let several = http::some_of(map, "methods", problems, Field::parsed::<Method>);
+    let several = some_of(map, "methods", problems, Field::parsed::<Method>);
     let (one, several) = (one?, several?);
     if let (Some(_), Some(field)) = (&one, map.get("methods")) {
         return field.problem("there is `method` already; leave one of them out", problems);
