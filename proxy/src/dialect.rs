@@ -19,6 +19,7 @@ mod native;
 mod note;
 mod tree;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -126,7 +127,8 @@ fn read_all(options: Options, files: &[(Arc<Path>, &str)]) -> (Parsed, Vec<Probl
     let order = |file: &Path| files.iter().position(|(known, _)| &**known == file);
     problems.sort_by_key(|problem| (order(&problem.file), problem.line));
     notes.sort_by_key(|note| (order(&note.file), note.line));
-    notes.dedup();
+    let mut told = HashSet::new();
+    notes.retain(|note| told.insert(note.clone()));
     (Parsed { policies, notes }, problems)
 }
 

@@ -3,122 +3,96 @@
 //!
 //! Routes become policies. Virtual services say to which hosts these apply, and virtual nodes where their targets are.
 
+mod document;
 mod objects;
 mod retry;
 mod route;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use super::Document;
 use super::fields::{Field, Problems};
 use super::note::Code;
-use super::{Document, common, is_kind};
-use crate::policy::{Address, Destination, Policy, PolicyName, Protocol, Rest, Setting, Sources, Target};
-use crate::retry::{BudgetPolicy, ConnectRetry};
-use objects::{Key, Mesh};
+use crate::policy::{
+    Address, Destination, Host, Policy, PolicyName, Protocol, Rest, Setting, Sources, Target,
+};
+use crate::retry::ConnectRetry;
+use document::{Key, Kind, LIST, Object, Reference, object};
+use objects::Objects;
 use route::{Context, Parsed, Said};
 
-pub(super) const DOCUMENTS: &str = "AWS App Mesh's route, virtual router, virtual service and virtual node as API JSON; \
+pub(super) const DOCUMENTS: &str = "AWS App Mesh's route, virtual router, virtual service, virtual node and mesh as API JSON; \
                                     appmesh.k8s.aws VirtualRouter, VirtualService, VirtualNode and Mesh";
 
-const API_ROUTE: &str = "route";
-const API_NODE: &str = "virtual node";
-const API_SERVICE: &str = "virtual service";
-const API_ROUTER: &str = "virtual router";
-const API_MESH: &str = "mesh";
-const ROUTER: &str = "VirtualRouter";
-const SERVICE: &str = "VirtualService";
-const NODE: &str = "VirtualNode";
-const MESH: &str = "Mesh";
-
-/// The API's objects: the field that names one, the field of the answer that has one, and the kind.
-const API: [(&str, &str, &str); 5] = [
-    ("routeName", "route", API_ROUTE),
-    ("virtualNodeName", "virtualNode", API_NODE),
-    ("virtualServiceName", "virtualService", API_SERVICE),
-    ("virtualRouterName", "virtualRouter", API_ROUTER),
-    ("meshName", "mesh", API_MESH),
-];
-
 pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
-    let kubernetes = [ROUTER, SERVICE, NODE, MESH].into_iter();
-    if let Some(kind) = kubernetes.into_iter().find(|kind| is_kind(root, "appmesh.k8s.aws", kind)) {
-        return Some(kind);
-    }
-    if root.child("apiVersion").is_some() || root.child("kind").is_some() {
-        return None;
-    }
-    let is = |object: &Field<'_>, name: &str| object.child(name).is_some();
-    let given = API.iter().find(|(name, _, _)| is(root, name));
-    let answered = || API.iter().find(|(name, outer, _)| root.child(outer).is_some_and(|o| is(&o, name)));
-    given.or_else(answered).map(|(_, _, kind)| *kind)
+    document::kind(root)
 }
 
 pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> Vec<Policy> {
-    let mut mesh = Mesh::default();
+    let default_retry = documents.iter().all(|document| document.options.app_mesh_default_retry);
+    let mut objects: Vec<Object<'_>> = Vec::new();
+    let mut taken = BTreeMap::new();
     for Document { kind, root, .. } in documents {
-        match *kind {
-            API_NODE => mesh.nodes.extend(objects::api_node(root, problems)),
-            API_SERVICE => mesh.services.extend(objects::api_service(root, problems)),
-            API_ROUTER => objects::api_router(root, problems),
-            NODE => mesh.nodes.extend(objects::node(root, problems)),
-            SERVICE => mesh.services.extend(objects::service(root, problems)),
-            API_MESH | MESH => {
-                problems.note(
-                    Code::Ignored,
-                    &root.place(&["spec"]),
-                    "a mesh's own settings have no meaning here",
-                );
-            }
-            _ => {}
+        if *kind == LIST {
+            document::refuse_list(root, problems);
+            continue;
+        }
+        let Some(object) = object(root, kind, problems) else { continue };
+        let key = (object.form.word, object.key.clone());
+        if let Some(first) = taken.get(&key) {
+            let scope = object.key.scope.iter().map(String::as_str);
+            let name = scope.chain([object.key.name.as_str()]).collect::<Vec<_>>().join("/");
+            let message = format!("the name {kind}/{name} is taken already, at {first}");
+            let at = object.root.child("metadata").and_then(|metadata| metadata.child("name"));
+            let _: Option<()> = at.as_ref().unwrap_or(&object.root).problem(message, problems);
+        } else {
+            taken.insert(key, object.root.origin());
+            objects.push(object);
         }
     }
+    name_meshes(&mut objects);
+    let known = Objects::read(&objects, problems);
     let mut policies = Vec::new();
-    for Document { kind, root, options } in documents {
-        let default_retry = options.app_mesh_default_retry;
-        match *kind {
-            API_ROUTE => policies.extend(api_route(root, &mesh, default_retry, problems)),
-            ROUTER => policies.extend(router(root, &mesh, default_retry, problems).unwrap_or_default()),
+    for object in &objects {
+        match (object.form.kind, object.key.is_api) {
+            (Kind::Route, _) => policies.extend(api_route(object, &known, default_retry, problems)),
+            (Kind::Router, false) => {
+                policies.extend(router(object, &known, default_retry, problems).unwrap_or_default());
+            }
             _ => {}
         }
     }
     policies
 }
 
-/// The object itself, whether it is given as a command takes it or as an answer has it.
-fn unwrapped<'a>(root: &Field<'a>, outer: &str, problems: &mut Problems) -> Option<Field<'a>> {
-    match root.child(outer) {
-        Some(object) => root.map_of(&[outer], problems).map(|_| object),
-        None => Some(root.clone()),
+/// Objects of Kubernetes name the document of their mesh, which has its name in App Mesh and its owner. Without that
+/// neither is known.
+fn name_meshes(objects: &mut [Object<'_>]) {
+    let meshes = objects.iter().filter(|object| object.form.kind == Kind::Mesh && !object.key.is_api);
+    let meshes: BTreeMap<_, _> =
+        meshes.map(|mesh| (mesh.key.name.clone(), (mesh.aws_name.clone(), mesh.owner.clone()))).collect();
+    for object in objects.iter_mut().filter(|object| !object.key.is_api) {
+        let mesh = object.mesh.take().and_then(|name| meshes.get(&name).cloned());
+        (object.mesh, object.owner) = mesh.map_or((None, None), |(name, owner)| (Some(name), owner));
     }
 }
 
-fn api_route(root: &Field<'_>, mesh: &Mesh, default_retry: bool, problems: &mut Problems) -> Option<Policy> {
-    let root = &unwrapped(root, "route", problems)?;
-    let known = [
-        "meshName",
-        "routeName",
-        "virtualRouterName",
-        "spec",
-        "clientToken",
-        "meshOwner",
-        "tags",
-        "metadata",
-        "status",
-    ];
-    let map = root.map_of(&known, problems)?;
-    let mut name = |field: &str| {
-        map.required(field, problems).and_then(|field| objects::text(&field, 1..=255, problems))
-    };
-    let (mesh_name, router, name) = (name("meshName"), name("virtualRouterName"), name("routeName"));
-    let spec = map.required("spec", problems)?;
-    let context = Context { scope: Key::api(mesh_name.unwrap_or_default(), ""), mesh, default_retry };
-    let parsed = route::parse(&spec, &[], (name.unwrap_or_default(), 0), &context, problems);
-    let (mesh_name, router, name, parsed) = (mesh_name?, router?, name?, parsed?);
-    let hosts = mesh.hosts_of(&Key::api(mesh_name, router));
-    let name = PolicyName::of_kind("route", Some(&format!("{mesh_name}/{router}")), name);
+fn api_route(
+    object: &Object<'_>,
+    known: &Objects<'_, '_>,
+    default_retry: bool,
+    problems: &mut Problems,
+) -> Option<Policy> {
+    let mesh = object.mesh.as_deref()?;
+    let router = Reference::Key(Key::api(mesh, object.router?));
+    let listeners = known.listeners(&router);
+    let context = Context { scope: Key::api(mesh, ""), known, default_retry, listeners };
+    let parsed = route::parse(&object.spec, &[], (&object.key.name, 0), &context, problems)?;
+    let name = PolicyName::of_kind("route", object.key.scope.as_deref(), &object.key.name);
     let group = Group { is_tcp: matches!(parsed.said, Said::Connections(_)), port: parsed.port };
-    Some(policy(root, name, &group, vec![parsed], &hosts, problems))
+    Some(policy(&object.root, name, &group, vec![parsed], &known.hosts_of(&router), problems))
 }
 
 /// The routes of a router that one policy can hold.
@@ -130,31 +104,34 @@ struct Group {
 
 /// A policy, or, where routes differ in their ports or in whether they are about requests, as many as it takes.
 fn router(
-    root: &Field<'_>,
-    mesh: &Mesh,
+    object: &Object<'_>,
+    known: &Objects<'_, '_>,
     default_retry: bool,
     problems: &mut Problems,
 ) -> Option<Vec<Policy>> {
-    let document = root.map_of(&["apiVersion", "kind", "metadata", "spec", "status"], problems)?;
-    let metadata = common::metadata(root, problems);
-    let spec = document.required("spec", problems)?;
-    let spec = spec.map_ignoring(&["awsName", "routes", "meshRef"], &["listeners"], problems)?;
-    let scope = Key::kubernetes(metadata.as_ref().and_then(|metadata| metadata.namespace), "");
-    let context = Context { scope, mesh, default_retry };
+    let spec = object.spec.map(problems)?;
+    if spec.get("routes").is_none_or(|routes| routes.is_empty_list()) {
+        return None;
+    }
+    let itself = Reference::Key(object.key.clone());
+    let listeners = known.listeners(&itself);
+    let context = Context { scope: object.key.clone(), known, default_retry, listeners };
     let mut index = 0;
+    let mut taken: Vec<&str> = Vec::new();
     let routes = spec.each("routes", problems, |field, problems| {
-        let name = field.map(problems)?.required("name", problems);
-        let name = name.and_then(|field| objects::text(&field, 1..=255, problems));
+        let named = field.map(problems)?.required("name", problems);
+        let name = named.as_ref().and_then(|field| document::name(field, problems));
         index += 1;
         let parsed = route::parse(field, &["name"], (name.unwrap_or_default(), index), &context, problems);
-        name.and(parsed)
-    });
-    let (metadata, routes) = (metadata?, routes?);
-    let key = Key::kubernetes(metadata.namespace, metadata.name);
-    let mut hosts = mesh.hosts_of(&key);
-    if let Some(name) = spec.get("awsName").and_then(|field| field.word()) {
-        hosts.extend(mesh.hosts_of_arn(&name));
-    }
+        let name = name?;
+        if taken.contains(&name) {
+            return named?.problem(format!("the name {name} is taken already by another route"), problems);
+        }
+        taken.push(name);
+        parsed
+    })?;
+    let hosts = known.hosts_of(&itself);
+    let root = &object.root;
     let mut groups: Vec<(Group, Vec<Parsed>)> = Vec::new();
     for route in routes {
         let group = Group { is_tcp: matches!(route.said, Said::Connections(_)), port: route.port };
@@ -168,7 +145,8 @@ fn router(
         let tcp = if group.is_tcp { ":tcp" } else { "" };
         let port = group.port.map(|port| format!(":{port}")).unwrap_or_default();
         let suffix = if is_single { String::new() } else { format!("{tcp}{port}") };
-        let name = PolicyName::of_kind(ROUTER, metadata.namespace, &format!("{}{suffix}", metadata.name));
+        let Key { scope, name, .. } = &object.key;
+        let name = PolicyName::of_kind("VirtualRouter", scope.as_deref(), &format!("{name}{suffix}"));
         policy(root, name, &group, routes, &hosts, problems)
     });
     Some(policies.collect())
@@ -179,7 +157,7 @@ fn policy(
     name: PolicyName,
     group: &Group,
     routes: Vec<Parsed>,
-    hosts: &[crate::policy::Host],
+    hosts: &[Host],
     problems: &mut Problems,
 ) -> Policy {
     if hosts.is_empty() {
@@ -227,15 +205,14 @@ fn policy(
     Policy {
         name,
         origin: root.origin(),
-        from: Vec::new(),
         to,
         tcp,
         protocol: if group.is_tcp { Protocol::Tcp } else { Protocol::Auto },
         targets,
         routes: requests,
         rest: Rest::GoesOn,
-        budget: BudgetPolicy::default(),
         sources,
+        ..Policy::built_in()
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::fields::{Field, Map, Problems};
 use crate::policy::{Host, HttpPolicy};
-use crate::retry::RequestRetry;
 use crate::retry::request::{Conditions, Methods};
+use crate::retry::{Backoff, RequestRetry};
 
 /// Envoy's own default for the time of a request.
 pub(super) const ENVOY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -79,4 +79,13 @@ pub(super) fn some_of<'a, T>(
         return map.get(name).and_then(|list| list.problem(message, problems));
     }
     Some(items)
+}
+
+/// The two intervals of an exponential backoff.
+pub(super) fn backoff(backoff: &Field<'_>, problems: &mut Problems) -> Option<Backoff> {
+    let map = backoff.map_of(&["baseInterval", "maxInterval"], problems)?;
+    let base = map.required("baseInterval", problems).and_then(|field| field.duration(problems));
+    let max = map.optional("maxInterval", None, |field| field.duration(problems).map(Some));
+    let made = Backoff::try_new(base?, max?);
+    map.get("maxInterval").as_ref().unwrap_or(backoff).accept(made, problems)
 }

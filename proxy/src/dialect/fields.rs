@@ -68,6 +68,10 @@ impl Problems {
         self.list.push(problem);
     }
 
+    pub(super) fn extend(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        self.list.extend(problems);
+    }
+
     fn add(&mut self, file: &Arc<Path>, line: u64, path: &str, message: String) {
         let field = (!path.is_empty()).then(|| path.to_owned());
         self.list.push(Problem { file: Arc::clone(file), line: Some(line), field, message });

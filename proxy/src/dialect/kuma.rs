@@ -1,30 +1,47 @@
-//! Kuma's and Kong Mesh's retry policies: `Retry` and `MeshRetry`, each in its universal form and as a Kubernetes object.
+//! Kuma's and Kong Mesh's policies of retries and routes, each in its universal form and as a Kubernetes object.
 //!
-//! What both forms have in common is here: what a document is called, the hosts of a service, and the parts that both
-//! policies have.
+//! `Retry` is the policy of old; `MeshRetry` and `MeshHTTPRoute` are those of today. Documents of services tell what these
+//! refer to. What all have in common is here.
 
-mod mesh_retry;
+mod conf;
+mod document;
+mod entry;
 mod retry;
+mod route;
+mod services;
+mod settle;
+mod target;
+mod workloads;
 
-use std::num::{NonZeroU16, NonZeroU32};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::Document;
-use super::common::{self, envoy_defaults};
+use super::common::envoy_defaults;
 use super::fields::{Field, Problems};
-use crate::policy::{
-    Address, Destination, Host, HttpPolicy, Policy, PolicyName, Precedence, Protocol, RequestMatch,
-    RequestProtocol, Rest, Route, Setting, Sources, WorkloadSelector,
-};
+use crate::policy::{HeaderMatcher, HttpPolicy, LabelMatch, Policy, ValueMatcher, WorkloadSelector};
 use crate::retry::connect::RetryOn;
 use crate::retry::request::{Condition, Conditions};
-use crate::retry::{Backoff, BudgetPolicy, ConnectRetry, RequestRetry};
+use crate::retry::{ConnectRetry, RequestRetry};
+use conf::Conf;
+use document::{Resource, resource};
+use services::Services;
+use settle::Mesh;
+use target::Kind;
 
-pub(super) const DOCUMENTS: &str = "Kuma Retry and MeshRetry";
+pub(super) const DOCUMENTS: &str =
+    "Kuma Retry, MeshRetry, MeshHTTPRoute, MeshService and MeshExternalService";
+
+const KINDS: [&str; 5] = ["Retry", "MeshRetry", "MeshHTTPRoute", "MeshService", "MeshExternalService"];
 
 /// The tag that names a service.
 const SERVICE: &str = "kuma.io/service";
+/// The label that names a workload's mesh.
+const MESH: &str = "kuma.io/mesh";
+
+/// The backoff where nothing is said.
+const BASE: Duration = Duration::from_millis(25);
 
 /// What Kuma retries requests for where a document does not say.
 const HTTP_DEFAULT: Conditions =
@@ -45,141 +62,87 @@ const GRPC_DEFAULT: Conditions = Conditions::of(&[
 pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
     let universal = root.child("apiVersion").is_none().then(|| root.child("type")).flatten();
     let universal = universal.and_then(|field| field.word());
-    ["Retry", "MeshRetry"]
+    KINDS
         .into_iter()
         .find(|kind| universal.as_deref() == Some(*kind) || super::is_kind(root, "kuma.io", kind))
 }
 
 pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> Vec<Policy> {
-    let read = |document: &Document<'_>| match document.kind {
-        "Retry" => retry::policy(&document.root, problems).into_iter().collect(),
-        _ => mesh_retry::policies(&document.root, problems).unwrap_or_default(),
-    };
-    documents.iter().flat_map(read).collect()
-}
-
-/// A document without what names it.
-struct Resource<'a> {
-    root: Field<'a>,
-    kind: &'static str,
-    namespace: Option<&'a str>,
-    name: &'a str,
-    /// Where what it says is.
-    spec: Field<'a>,
-    /// The keys that lead there.
-    path: &'static [&'static str],
-}
-
-/// Reads what is around what a document says. The universal form has that beside its name, if it is a `Retry`.
-fn resource<'a>(
-    root: &Field<'a>,
-    kind: &'static str,
-    beside: &[&str],
-    problems: &mut Problems,
-) -> Option<Resource<'a>> {
-    if root.child("apiVersion").is_some() {
-        let known = ["apiVersion", "kind", "mesh", "metadata", "spec", "status"];
-        let map = root.map_of(&known, problems)?;
-        let mesh = map.optional("mesh", None, |field| field.text(problems).map(Some));
-        let metadata = common::metadata(root, problems);
-        let spec = map.required("spec", problems)?;
-        let (metadata, _) = (metadata?, mesh?);
-        let (namespace, name) = (metadata.namespace, metadata.name);
-        return Some(Resource { root: root.clone(), kind, namespace, name, spec, path: &["spec"] });
-    }
-    let known = ["type", "name", "mesh", "labels", "creationTime", "modificationTime", "kri", "status"];
-    let known: Vec<_> = known.iter().chain(beside).copied().collect();
-    let map = root.map_of(&known, problems)?;
-    let mesh = map.optional("mesh", None, |field| field.text(problems).map(Some));
-    let name = map.required("name", problems).and_then(|field| field.text(problems));
-    let (spec, path): (_, &'static [_]) = if beside.contains(&"spec") {
-        (map.required("spec", problems)?, &["spec"])
-    } else {
-        (root.clone(), &[])
-    };
-    mesh?;
-    Some(Resource { root: root.clone(), kind, namespace: None, name: name?, spec, path })
-}
-
-/// What a policy says of its destinations, as far as it says it.
-#[derive(Default)]
-struct Sections {
-    http: Option<HttpPolicy>,
-    grpc: Option<HttpPolicy>,
-    tcp: Option<NonZeroU32>,
-}
-
-impl Resource<'_> {
-    /// The policy of sections that are at this place below what the document says.
-    fn policy(
-        &self,
-        name: &str,
-        section: &Field<'_>,
-        (from, to): (Vec<WorkloadSelector>, Vec<Destination>),
-        among_all: [u32; 5],
-        Sections { http, grpc, tcp }: Sections,
-    ) -> Policy {
-        let patient = [&http, &grpc].into_iter().flatten().map(HttpPolicy::connect_retry);
-        let patient = patient.max_by_key(ConnectRetry::max_connect_attempts).unwrap_or_default();
-        let tcp = tcp.map_or(patient, |attempts| {
-            let backoff = ConnectRetry::default().backoff();
-            // Without timeouts nothing is refused.
-            ConnectRetry::try_new(attempts, None, None, backoff, RetryOn::ALL).unwrap_or_default()
-        });
-        let sections = [("grpc", RequestProtocol::Grpc, grpc), ("http", RequestProtocol::Http, http)];
-        let routes: Vec<_> = (0..)
-            .zip(sections)
-            .filter_map(|(within, (name, protocol, http))| {
-                Some(Route {
-                    name: name.into(),
-                    precedence: Precedence { among_all, within },
-                    matcher: RequestMatch { protocol, ..RequestMatch::default() },
-                    http: Arc::new(http?),
-                    targets: Arc::default(),
-                    sources: Arc::new(sources(section, name)),
-                })
-            })
-            .collect();
-        let protocol = if routes.is_empty() { Protocol::Tcp } else { Protocol::Auto };
-        Policy {
-            name: PolicyName::of_kind(self.kind, self.namespace, name),
-            origin: self.root.origin(),
-            from,
-            to,
-            tcp,
-            protocol,
-            targets: Arc::default(),
-            routes,
-            rest: Rest::GoesOn,
-            budget: BudgetPolicy::default(),
-            sources: Arc::new(sources(section, "tcp")),
+    let mut resources: Vec<Resource<'_>> = Vec::new();
+    let mut taken = BTreeMap::new();
+    for Document { kind, root, .. } in documents {
+        let Some(resource) = resource(root, kind, problems) else { continue };
+        let name = (resource.kind, resource.mesh, resource.namespace, resource.name);
+        if let Some(first) = taken.get(&name) {
+            let name = [resource.namespace, Some(resource.name)].into_iter().flatten().collect::<Vec<_>>();
+            let message = format!("the name {kind}/{} is taken already, at {first}", name.join("/"));
+            let at = root.child("metadata").unwrap_or_else(|| root.clone()).child("name");
+            let _: Option<()> = at.as_ref().unwrap_or(root).problem(message, problems);
+        } else {
+            taken.insert(name, root.origin());
+            resources.push(resource);
         }
     }
+    let mut services = Services::default();
+    for resource in &resources {
+        if let Some((_, kind)) = Kind::ALL.into_iter().find(|(word, _)| *word == resource.kind) {
+            let _: Option<()> = services.read(resource, kind, problems);
+        }
+    }
+    let (mut old, mut retries, mut rules) = (Vec::new(), Vec::new(), Vec::new());
+    for resource in &resources {
+        match resource.kind {
+            "Retry" => old.extend(retry::read(resource, problems)),
+            "MeshRetry" => {
+                let found = entry::entries(resource, "default", &services, problems, |at, _, problems| {
+                    Conf::read(at, problems)
+                });
+                retries.extend(found.unwrap_or_default());
+            }
+            "MeshHTTPRoute" => rules.extend(route::read(resource, &services, problems).unwrap_or_default()),
+            _ => {}
+        }
+    }
+    settle::find_routes(&mut retries, &rules, &resources, problems);
+    let is_service = |resource: &&Resource<'_>| Kind::ALL.iter().any(|(word, _)| *word == resource.kind);
+    let meshes = resources.iter().filter(|resource| !is_service(resource));
+    let meshes: BTreeSet<_> = meshes.map(|resource| resource.mesh).collect();
+    let is_one_of_several = meshes.len() > 1;
+    let mut policies = Vec::new();
+    for mesh in meshes {
+        let in_mesh = |resource: &Resource<'_>| resource.mesh == mesh;
+        let old: Vec<_> = old.iter().filter(|retry| in_mesh(&retry.resource)).collect();
+        policies.extend(retry::policies(&old, is_one_of_several, problems));
+        let mesh = Mesh {
+            retries: retries.iter().filter(|entry| in_mesh(&entry.head.resource)).collect(),
+            rules: rules.iter().filter(|entry| in_mesh(&entry.head.resource)).collect(),
+            is_one_of_several,
+        };
+        policies.extend(mesh.policies(problems));
+    }
+    policies
 }
 
-/// Where the settings of a section are.
-fn sources(conf: &Field<'_>, section: &str) -> Sources {
-    let place = |name| conf.place(&[section, name]);
-    let attempts = ["maxConnectAmount", "maxConnectAttempts", "maxConnectAttempt"];
-    let attempts = attempts.into_iter().map(|name| conf.place(&["tcp", name]));
-    let mut attempts: Vec<_> = attempts.collect();
-    attempts.sort_by_key(|place| !place.is_said);
-    let attempts = attempts.into_iter().map(|place| (Setting::ConnectAttempts, place));
-    let methods =
-        if place("retriableMethods").is_said { "retriableMethods" } else { "retriableRequestHeaders" };
-    let settings = [
-        (Setting::RetryOn, "retryOn"),
-        (Setting::NumRetries, "numRetries"),
-        (Setting::PerTryTimeout, "perTryTimeout"),
-        (Setting::Backoff, "backOff"),
-        (Setting::RateLimitedBackoff, "rateLimitedBackOff"),
-        (Setting::StatusCodes, "retriableStatusCodes"),
-        (Setting::ResponseHeaders, "retriableResponseHeaders"),
-        (Setting::RequestHeaders, methods),
-        (Setting::Methods, methods),
-        (Setting::HostSelection, "hostSelection"),
-    ];
-    Sources::new(settings.map(|(setting, name)| (setting, place(name))).into_iter().chain(attempts))
+/// Those that are selected, of this mesh if there are several.
+fn selector(selector: Option<WorkloadSelector>, mesh: Option<&str>) -> Option<WorkloadSelector> {
+    let Some(mesh) = mesh else { return selector };
+    let mut selector = selector.unwrap_or_default();
+    selector.labels.push((MESH.into(), LabelMatch::Is(mesh.into())));
+    Some(selector)
+}
+
+/// How connects are retried: so often, or as what is said of requests has it.
+fn connects<'p>(
+    attempts: Option<NonZeroU32>,
+    requests: impl IntoIterator<Item = &'p HttpPolicy>,
+) -> ConnectRetry {
+    if let Some(attempts) = attempts {
+        let backoff = ConnectRetry::default().backoff();
+        // Without timeouts nothing is refused.
+        return ConnectRetry::try_new(attempts, None, None, backoff, RetryOn::ALL).unwrap_or_default();
+    }
+    let patient = requests.into_iter().map(HttpPolicy::connect_retry);
+    patient.max_by_key(ConnectRetry::max_connect_attempts).unwrap_or_default()
 }
 
 /// What Kuma has Envoy do: no timeout, which is another policy's.
@@ -201,47 +164,10 @@ fn connect_attempts(tcp: &Field<'_>, names: &[&str], problems: &mut Problems) ->
     }
 }
 
-/// An interval that is given only if the other system requires it.
-fn backoff(field: &Field<'_>, default_base: Option<Duration>, problems: &mut Problems) -> Option<Backoff> {
-    let map = field.map_of(&["baseInterval", "maxInterval"], problems)?;
-    let base = match (map.get("baseInterval"), default_base) {
-        (None, Some(base)) => Some(base),
-        _ => map.required("baseInterval", problems).and_then(|field| field.duration(problems)),
-    };
-    let max = map.optional("maxInterval", None, |field| field.duration(problems).map(Some));
-    let made = Backoff::try_new(base?, max?);
-    map.get("maxInterval").as_ref().unwrap_or(field).accept(made, problems)
-}
-
-/// The destinations that a service's name stands for: `backend`, or `backend_kuma-demo_svc_3001` as Kuma calls the port
-/// of a Kubernetes Service. The names below `.mesh` are on a port of Kuma's own, so that they are taken on every port.
-fn service(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<Destination>> {
-    let name = field.text(problems)?;
-    if name == "*" {
-        return Some(vec![Destination { address: Address::Any, port: None }]);
-    }
-    let mut below_mesh: Vec<Host> = Vec::new();
-    let whole: Result<Host, _> = format!("{name}.mesh").parse();
-    match whole {
-        Ok(host) => below_mesh.push(host),
-        Err(error) => return field.expected(&format!("the name of a service, or *; {error}"), problems),
-    }
-    let parts: Vec<_> = name.split('_').collect();
-    let (hosts, port) = match &parts[..] {
-        [service, namespace, "svc", rest @ ..] if rest.len() < 2 => {
-            below_mesh.extend(format!("{}.mesh", parts.join(".")).parse::<Host>().ok());
-            let port = rest.first().map(|port| port.parse::<NonZeroU16>());
-            match port.transpose() {
-                Ok(port) => (common::service_hosts(service, Some(namespace)), port),
-                Err(_) => return field.expected(&"a port from 1 to 65535 behind _svc_", problems),
-            }
-        }
-        _ => (name.parse().into_iter().collect(), None),
-    };
-    let hosts = hosts.into_iter().map(|host| Destination { address: Address::Host(host), port });
-    let below_mesh =
-        below_mesh.into_iter().map(|host| Destination { address: Address::Host(host), port: None });
-    Some(hosts.chain(below_mesh).collect())
+/// What a request with this method matches.
+fn by_method(method: &str) -> Option<HeaderMatcher> {
+    let value = ValueMatcher::Exact(method.into());
+    Some(HeaderMatcher { name: ":method".parse().ok()?, value, invert: false })
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@ use std::sync::Arc;
 pub(super) use document::schema;
 
 use super::Document;
+use super::common::backoff;
 use super::fields::{Field, Map, Problems};
 use crate::policy::{NameError, Place, Policy, PolicyName, Protocol, Rest, Setting, Sources};
 use crate::retry::connect::{Failure, RetryOn};
 use crate::retry::request::Condition;
-use crate::retry::{Backoff, BudgetPolicy, ConnectRetry};
+use crate::retry::{BudgetPolicy, ConnectRetry};
 
 pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> Vec<Policy> {
     documents.iter().filter_map(|document| policy(&document.root, problems)).collect()
@@ -166,14 +167,6 @@ fn connect_retry(tcp: &Field<'_>, problems: &mut Problems) -> Option<ConnectRetr
     let backoff = map.optional("backOff", default.backoff(), |field| backoff(&field, problems));
     let retry_on = map.optional("retryOn", default.retry_on(), |field| retry_on(&field, problems));
     tcp.accept(ConnectRetry::try_new(attempts?, connect_timeout?, timeout?, backoff?, retry_on?), problems)
-}
-
-fn backoff(backoff: &Field<'_>, problems: &mut Problems) -> Option<Backoff> {
-    let map = backoff.map_of(&["baseInterval", "maxInterval"], problems)?;
-    let base = map.required("baseInterval", problems).and_then(|field| field.duration(problems));
-    let max = map.optional("maxInterval", None, |field| field.duration(problems).map(Some));
-    let made = Backoff::try_new(base?, max?);
-    map.get("maxInterval").as_ref().unwrap_or(backoff).accept(made, problems)
 }
 
 fn retry_on(set: &Field<'_>, problems: &mut Problems) -> Option<RetryOn> {

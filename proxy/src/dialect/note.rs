@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What a document's reader should know, and where: `file:line: field: warning[code]: message`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Note {
     pub code: Code,
     pub file: Arc<Path>,

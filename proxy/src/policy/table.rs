@@ -21,8 +21,8 @@ use thiserror::Error;
 
 use super::headers::Headers;
 use super::{
-    Address, Destination, Host, HttpPolicy, Identity, Origin, Policy, PolicyName, Precedence, Rest, Route,
-    TargetAddress, Workload,
+    Address, Destination, Host, HttpPolicy, Identity, Origin, Policy, PolicyName, Precedence, RequestMatch,
+    RequestProtocol, Rest, Route, TargetAddress, Workload,
 };
 use crate::retry::ConnectRetry;
 
@@ -181,10 +181,23 @@ impl Table {
         let by_address = router.by_address().collect::<Vec<_>>();
         let chosen = by_address.first().map(|(rule, host)| (Arc::clone(&rule.policy), host.cloned()));
         let mut may_apply: Vec<&Arc<Policy>> = Vec::new();
-        for (rule, _) in &by_address {
-            may_apply.push(&rule.policy);
-            if rule.says == Says::Rest {
+        let mut takes_all = false;
+        'tiers: for tier in by_address.chunk_by(|(_, one), (_, other)| one == other) {
+            // Requests are asked by any of the names first, and by the address only what none of these takes.
+            if takes_all && tier.iter().all(|(_, host)| host.is_none()) {
                 break;
+            }
+            let mut taken = Taken::default();
+            for (rule, _) in tier {
+                may_apply.push(&rule.policy);
+                if rule.says == Says::Rest {
+                    break 'tiers;
+                }
+                taken.add(rule);
+                if taken.is_all() {
+                    takes_all = true;
+                    break;
+                }
             }
         }
         let of_unresolved =
@@ -405,6 +418,27 @@ impl Rule {
             says => says,
         };
         (self.port.is_none(), among_all, self.policy.name.clone(), rank, within)
+    }
+}
+
+/// Which requests are taken whatever else they are.
+#[derive(Default)]
+struct Taken {
+    grpc: bool,
+    others: bool,
+}
+
+impl Taken {
+    fn add(&mut self, rule: &Rule) {
+        let Says::Route(index) = rule.says else { return };
+        let Some(Route { matcher, .. }) = rule.policy.routes.get(index) else { return };
+        let all = |protocol| RequestMatch { protocol, ..RequestMatch::default() };
+        self.grpc |= matcher.covers(&all(RequestProtocol::Grpc));
+        self.others |= matcher.covers(&all(RequestProtocol::Http));
+    }
+
+    fn is_all(&self) -> bool {
+        self.grpc && self.others
     }
 }
 

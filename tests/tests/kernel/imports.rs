@@ -200,6 +200,28 @@ fn kuma_s_sources_choose_the_workload() -> Result<()> {
     Ok(())
 }
 
+/// The narrower of two says how often, and the other for what.
+#[test]
+fn kuma_s_mesh_retries_are_merged() -> Result<()> {
+    let world = World::new("kuma-merge")?;
+    let server = server(&world, &[500])?;
+    let policy = |name: &str, target: &str, http: &str| {
+        format!(
+            "---\ntype: MeshRetry\nname: {name}\nspec:\n  targetRef: {target}\n  to:\n  - targetRef: {{kind: Mesh}}\n    default: \
+             {{http: {http}}}\n"
+        )
+    };
+    let text = policy("all", "{kind: Mesh}", "{numRetries: 1, retryOn: ['500']}")
+        + &policy("web", "{kind: Dataplane, labels: {app: web}}", "{numRetries: 3}");
+    let (_folder, config) = document(&text)?;
+    for (identity, attempts) in [("app=web", 4), ("app=db", 2)] {
+        let before = seen(&server).len();
+        curl(&world, &[&config], &["--as", identity], &[&url(PORT, "/")])?;
+        assert_eq!(seen(&server).len() - before, attempts, "{identity}");
+    }
+    Ok(())
+}
+
 /// Of tcp: so many attempts to connect.
 #[test]
 fn kuma_s_connects_are_counted() -> Result<()> {

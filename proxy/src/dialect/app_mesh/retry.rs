@@ -119,23 +119,7 @@ fn events<T: Copy>(
     max: usize,
     problems: &mut Problems,
 ) -> Option<Vec<T>> {
-    let events = map.each(name, problems, |field, problems| field.one_of(words, problems))?;
-    at_most(map, name, events, max, problems)
-}
-
-/// The items of a list that may not have more than so many.
-pub(super) fn at_most<T>(
-    map: &Map<'_>,
-    name: &str,
-    items: Vec<T>,
-    max: usize,
-    problems: &mut Problems,
-) -> Option<Vec<T>> {
-    if items.len() > max {
-        let message = format!("{} entries are too many; there may be {max}", items.len());
-        return map.get(name).and_then(|list| list.problem(message, problems));
-    }
-    Some(items)
+    map.each_up_to(name, max, problems, |field, problems| field.one_of(words, problems))
 }
 
 /// A value with its unit; 0 is no limit.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::super::fields::{Field, Map, Problems};
 use super::super::note::Code;
-use super::objects::{Key, Mesh, one_field, port, reference_to, text};
+use super::document::{Key, Reference, name, text};
+use super::objects::{Objects, one_field, port};
 use super::retry;
 use crate::policy::{
     HeaderMatcher, HeaderName, PathMatch, Pattern, Precedence, QueryMatcher, RequestMatch, RequestProtocol,
@@ -14,14 +15,18 @@ use crate::policy::{
 
 const TYPES: [&str; 4] = ["httpRoute", "http2Route", "grpcRoute", "tcpRoute"];
 const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+/// The most headers, parameters or targets of a route.
+const MAX_ITEMS: usize = 10;
 /// After all that a route can say.
 const NO_PRIORITY: u32 = 1_001;
 
 /// What holds for all routes of a document.
 pub(super) struct Context<'a> {
     pub(super) scope: Key,
-    pub(super) mesh: &'a Mesh,
+    pub(super) known: &'a Objects<'a, 'a>,
     pub(super) default_retry: bool,
+    /// The ports of the virtual router. Empty: nobody says.
+    pub(super) listeners: &'a [NonZeroU16],
 }
 
 pub(super) struct Parsed {
@@ -44,7 +49,7 @@ pub(super) struct TcpRoute {
 pub(super) fn parse(
     spec: &Field<'_>,
     besides: &[&str],
-    (name, within): (&str, u32),
+    (called, within): (&str, u32),
     context: &Context<'_>,
     problems: &mut Problems,
 ) -> Option<Parsed> {
@@ -61,6 +66,7 @@ pub(super) fn parse(
         });
         let targets = action(&map, context, problems);
         let sources = Arc::new(Sources::new(retry::places(&route)));
+        let port = listener(port?, &route, context, problems);
         let said = Said::Connections(TcpRoute { priority: priority?, targets: targets?, sources });
         return Some(Parsed { said, port: port? });
     }
@@ -72,11 +78,38 @@ pub(super) fn parse(
     let targets = action(&map, context, problems);
     let http = retry::policy(&map, is_grpc, context.default_retry, problems);
     let (matcher, port) = found?;
+    let port = listener(port, &route, context, problems);
     let precedence = Precedence { among_all: precedence(priority?, &matcher), within };
     let sources = Arc::new(Sources::new(retry::places(&route)));
     let (http, targets) = (Arc::new(http?), targets?);
-    let route = Route { name: name.into(), precedence, matcher, http, targets, sources };
-    Some(Parsed { said: Said::Requests(Box::new(route)), port })
+    let route = Route { name: called.into(), precedence, matcher, http, targets, sources };
+    Some(Parsed { said: Said::Requests(Box::new(route)), port: port? })
+}
+
+/// The port that a route is for: that of its match, or that of the virtual router's only listener. None within: every port.
+fn listener(
+    said: Option<NonZeroU16>,
+    route: &Field<'_>,
+    context: &Context<'_>,
+    problems: &mut Problems,
+) -> Option<Option<NonZeroU16>> {
+    let ports = || context.listeners.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match (said, context.listeners) {
+        (Some(port), listeners) if !listeners.is_empty() && !listeners.contains(&port) => {
+            let field = route.child("match").and_then(|found| found.child("port"))?;
+            field.expected(&format!("a port that the virtual router listens on, of {}", ports()), problems)
+        }
+        (Some(port), _) => Some(Some(port)),
+        (None, [only]) => Some(Some(*only)),
+        (None, []) => Some(None),
+        (None, _) => {
+            let message = format!(
+                "a route has to match a port where its virtual router has several listeners, which are {}",
+                ports()
+            );
+            route.problem(message, problems)
+        }
+    }
 }
 
 /// By priority, and where that is the same, the more specific path first.
@@ -112,16 +145,15 @@ fn http_match(field: &Field<'_>, problems: &mut Problems) -> Option<Found> {
         }
     };
     let headers = headers(&map, "headers", problems);
-    let query = map.each("queryParameters", problems, |field, problems| {
+    let query = map.each_up_to("queryParameters", MAX_ITEMS, problems, |field, problems| {
         let map = field.map_of(&["name", "match"], problems)?;
-        let name = map.required("name", problems).and_then(|field| text(&field, 1..=255, problems));
+        let name = map.required("name", problems).and_then(|field| field.text(problems));
         let value = map.optional("match", ValueMatcher::Present, |field| {
             let exact = field.map_of(&["exact"], problems)?.required("exact", problems)?;
             exact.text(problems).map(|text| ValueMatcher::Exact(text.into()))
         });
         Some(QueryMatcher { name: name?.into(), value: value? })
     });
-    let query = query.and_then(|query| retry::at_most(&map, "queryParameters", query, 10, problems));
     let words = METHODS.map(|method| (method, method));
     let method = map.optional("method", None, |field| field.one_of(&words, problems).map(Some));
     let words = [("http", "http"), ("https", "https")];
@@ -154,7 +186,7 @@ fn pattern(field: &Field<'_>, text: &str, problems: &mut Problems) -> Option<Pat
 fn grpc_match(field: &Field<'_>, problems: &mut Problems) -> Option<Found> {
     let map = field.map_of(&["serviceName", "methodName", "metadata", "port"], problems)?;
     let port = map.optional("port", None, |field| port(&field, problems).map(Some));
-    let service = map.optional("serviceName", None, |field| text(&field, 1..=255, problems).map(Some));
+    let service = map.optional("serviceName", None, |field| field.text(problems).map(Some));
     let method = map.optional("methodName", None, |field| text(&field, 1..=50, problems).map(Some));
     let headers = headers(&map, "metadata", problems);
     let path = match (service?, method?) {
@@ -176,7 +208,7 @@ fn grpc_match(field: &Field<'_>, problems: &mut Problems) -> Option<Found> {
 }
 
 fn headers(map: &Map<'_>, list: &str, problems: &mut Problems) -> Option<Vec<HeaderMatcher>> {
-    let headers = map.each(list, problems, |field, problems| {
+    map.each_up_to(list, MAX_ITEMS, problems, |field, problems| {
         let map = field.map_of(&["name", "invert", "match"], problems)?;
         let name = map.required("name", problems).and_then(|field| {
             text(&field, 1..=50, problems).and_then(|_| field.parsed::<HeaderName>(problems))
@@ -184,8 +216,7 @@ fn headers(map: &Map<'_>, list: &str, problems: &mut Problems) -> Option<Vec<Hea
         let invert = map.optional("invert", false, |field| field.boolean(problems));
         let value = map.optional("match", ValueMatcher::Present, |field| value(&field, problems));
         Some(HeaderMatcher { name: name?, value: value?, invert: invert? })
-    })?;
-    retry::at_most(map, list, headers, 10, problems)
+    })
 }
 
 fn value(field: &Field<'_>, problems: &mut Problems) -> Option<ValueMatcher> {
@@ -221,9 +252,9 @@ fn action(route: &Map<'_>, context: &Context<'_>, problems: &mut Problems) -> Op
     let action = route.required("action", problems)?;
     let map = action.map_of(&["weightedTargets"], problems)?;
     let list = map.required("weightedTargets", problems)?;
-    let targets =
-        map.each("weightedTargets", problems, |field, problems| target(field, context, problems))?;
-    let targets = retry::at_most(&map, "weightedTargets", targets, 10, problems)?;
+    let targets = map.each_up_to("weightedTargets", MAX_ITEMS, problems, |field, problems| {
+        target(field, context, problems)
+    })?;
     let total: u32 = targets.iter().map(|target| target.weight).sum();
     if total > 100 {
         return list.problem(format!("the weights are {total} in all; there may be 100"), problems);
@@ -245,13 +276,13 @@ fn target(field: &Field<'_>, context: &Context<'_>, problems: &mut Problems) -> 
     let weight = map.required("weight", problems).and_then(|field| field.whole(0..=100, problems));
     let said_port = map.optional("port", None, |field| port(&field, problems).map(Some));
     let (_, reference) = one_field(&map, field, names, problems)?;
-    let key = if context.scope.is_api {
-        Key { name: text(&reference, 1..=255, problems)?.to_owned(), ..context.scope.clone() }
+    let meant = if context.scope.is_api {
+        Reference::Key(Key { name: name(&reference, problems)?.to_owned(), ..context.scope.clone() })
     } else {
-        reference_to(&reference, "virtualNode", &context.scope, problems)?
+        Reference::of_kubernetes(&reference, "virtualNode", &context.scope, problems)?
     };
     let (weight, said_port) = (weight?, said_port?);
-    let node = context.mesh.node(&key);
+    let node = context.known.node(&meant);
     let ports = node.map(|node| node.ports.as_slice()).unwrap_or_default();
     let port = match (said_port, ports) {
         (Some(port), _) => Some(port),
@@ -269,5 +300,5 @@ fn target(field: &Field<'_>, context: &Context<'_>, problems: &mut Problems) -> 
         problems.note(Code::UnresolvedTarget, &reference.here(), message);
         TargetAddress::Original
     };
-    Some(Target { name: key.name.into(), weight, address })
+    Some(Target { name: meant.name().into(), weight, address })
 }

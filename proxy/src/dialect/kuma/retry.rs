@@ -1,13 +1,17 @@
 //! `Retry`, the policy of old, with sources and destinations by tags.
 
-use super::{
-    GRPC_DEFAULT, HTTP_DEFAULT, Resource, SERVICE, Sections, backoff, connect_attempts, defaults, resource,
-    service,
-};
-use crate::dialect::common::{MAX_ENTRIES, some_of};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::document::Resource;
+use super::target::{below_mesh, parts};
+use super::{GRPC_DEFAULT, HTTP_DEFAULT, SERVICE, by_method, connect_attempts, connects, defaults, selector};
+use crate::dialect::common::{self, MAX_ENTRIES, backoff, some_of};
 use crate::dialect::fields::{Field, Map, Problems};
+use crate::dialect::note::Code;
 use crate::policy::{
-    Destination, HeaderMatcher, HttpPolicy, LabelMatch, Policy, ValueMatcher, WorkloadSelector,
+    Address, Destination, Host, HttpPolicy, LabelMatch, Policy, PolicyName, Precedence, Protocol,
+    RequestMatch, RequestProtocol, Rest, Route, Setting, Sources, WorkloadSelector,
 };
 use crate::retry::request::{Condition, Conditions, Method, RequestRetry, StatusCodes};
 
@@ -43,33 +47,191 @@ const GRPC_CONDITIONS: [(&str, Condition); 7] = [
     ("resource-exhausted", Condition::ResourceExhausted),
 ];
 
-pub(super) fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
-    let resource: Resource<'_> = resource(root, "Retry", &["sources", "destinations", "conf"], problems)?;
-    let spec = if resource.path.is_empty() {
-        resource.spec.map(problems)?
-    } else {
-        resource.spec.map_of(&["sources", "destinations", "conf"], problems)?
+/// The most destinations that policies for all services may come first for.
+const MAX_OUTRANKED: usize = 1 << 16;
+
+/// The fields that say how many attempts to connect there are.
+const ATTEMPTS: [&str; 2] = ["maxConnectAttempts", "maxConnectAmount"];
+
+/// One document.
+pub(super) struct Retry<'a> {
+    pub(super) resource: Resource<'a>,
+    sources: Vec<Source>,
+    services: Vec<Service<'a>>,
+    sections: Sections,
+    conf: Field<'a>,
+}
+
+/// A selector of workloads.
+struct Source {
+    selector: WorkloadSelector,
+    /// How many tags it has, and how many of them with a value.
+    tags: [usize; 2],
+}
+
+/// A service that is a destination; none is every one.
+struct Service<'a> {
+    name: Option<&'a str>,
+    destinations: Vec<Destination>,
+}
+
+/// What is said, as far as it is.
+struct Sections {
+    http: Option<Arc<HttpPolicy>>,
+    grpc: Option<Arc<HttpPolicy>>,
+    connects: Option<std::num::NonZeroU32>,
+}
+
+pub(super) fn read<'a>(resource: &Resource<'a>, problems: &mut Problems) -> Option<Retry<'a>> {
+    let parts = ["sources", "destinations", "conf"];
+    // The universal form has them beside its name.
+    let spec = match resource.root.child("apiVersion") {
+        Some(_) => resource.spec.map_of(&parts, problems)?,
+        None => resource.spec.map(problems)?,
     };
-    let from = selectors(&spec, problems);
-    let to = destinations(&spec, problems);
+    let sources = sources(&spec, problems);
+    let services = services(&spec, problems);
     let conf = spec.required("conf", problems)?;
     let sections = sections(&conf, problems);
-    let from = from?;
-    let policy = resource.policy(resource.name, &conf, (from.clone(), to?), precedence(&from), sections?);
-    Some(policy)
+    Some(Retry {
+        resource: resource.clone(),
+        sources: sources?,
+        services: services?,
+        sections: sections?,
+        conf,
+    })
 }
 
-/// Among policies for the same destinations Kuma takes the one with the most tags of the workload, a value before `*`.
-fn precedence(from: &[WorkloadSelector]) -> [u32; 5] {
-    let count = |selector: &WorkloadSelector| {
-        let exact = selector.labels.iter().filter(|(_, value)| *value != LabelMatch::Any).count();
-        let less = |count: usize| u32::MAX.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
-        [less(exact), less(selector.labels.len()), 0, 0, 0]
+/// The policies of one mesh. For each workload and service Kuma takes the one with the most tags, of the workload and the
+/// service together, of these the one with the most values, and then the first by its name; it alone holds.
+pub(super) fn policies(all: &[&Retry<'_>], is_one_of_several: bool, problems: &mut Problems) -> Vec<Policy> {
+    let mut room = MAX_OUTRANKED;
+    let says =
+        |section: fn(&Sections) -> bool| all.iter().filter(|retry| section(&retry.sections)).count() > 0;
+    let (grpc, http) = (says(|sections| sections.grpc.is_some()), says(|sections| sections.http.is_some()));
+    let mut policies = Vec::new();
+    for retry in all {
+        let mut tags: Vec<_> = retry.sources.iter().map(|source| source.tags).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        let mut parts = Vec::new();
+        for tags in tags {
+            let alike = retry.sources.iter().filter(|source| source.tags == tags);
+            let from: Vec<_> = alike.map(|source| source.selector.clone()).collect();
+            let named = retry.services.iter().filter(|service| service.name.is_some());
+            let named: Vec<_> = named.flat_map(|service| service.destinations.clone()).collect();
+            if !named.is_empty() {
+                parts.push((from.clone(), tags, 1, named));
+            }
+            if retry.services.iter().any(|service| service.name.is_none()) {
+                let mut to = vec![Destination { address: Address::Any, port: None }];
+                let first_for = outranked(retry, tags, all);
+                let Some(left) = room.checked_sub(first_for.len()) else {
+                    let message = "too many services that others name are told by policies for all services; give these \
+                                   fewer tags in their sources";
+                    let _: Option<()> = retry.resource.root.problem(message, problems);
+                    return policies;
+                };
+                room = left;
+                to.extend(first_for);
+                parts.push((from, tags, 0, to));
+            }
+        }
+        let is_alone = parts.len() == 1;
+        for (index, (from, [total, exact], value, to)) in parts.into_iter().enumerate() {
+            let mesh = Some(retry.resource.mesh).filter(|_| is_one_of_several);
+            let from = from.into_iter().filter_map(|from| selector(Some(from), mesh)).collect();
+            let part = if is_alone { String::new() } else { format!("/{index}") };
+            let mesh = mesh.map(|mesh| format!("@{mesh}")).unwrap_or_default();
+            let name = format!("{}{part}{mesh}", retry.resource.name);
+            let less = |count: usize| u32::MAX.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+            // After those with targetRef, which change what these made of the proxy.
+            let among_all = [1, less(total), less(exact + value), 0, 0];
+            policies.push(retry.policy(&name, from, to, among_all, [grpc, http]));
+        }
+    }
+    policies
+}
+
+/// The services that others name and that this, although it is for all services, still comes first for.
+fn outranked(retry: &Retry<'_>, [total, exact]: [usize; 2], all: &[&Retry<'_>]) -> Vec<Destination> {
+    let own: HashSet<_> = retry.services.iter().filter_map(|service| service.name).collect();
+    let is_outranked = |other: &&&Retry<'_>| {
+        let rank = |source: &Source| [source.tags[0], source.tags[1] + 1];
+        other.sources.iter().map(rank).min().is_some_and(|other| other <= [total, exact])
     };
-    from.iter().map(count).min().unwrap_or([u32::MAX, u32::MAX, 0, 0, 0])
+    let services = all.iter().filter(is_outranked).flat_map(|other| &other.services);
+    let named = services.filter(|service| service.name.is_some_and(|name| !own.contains(name)));
+    let mut seen = HashSet::new();
+    let first_seen =
+        named.flat_map(|service| &service.destinations).filter(|destination| seen.insert(*destination));
+    first_seen.take(MAX_OUTRANKED + 1).cloned().collect()
 }
 
-fn selectors(spec: &Map<'_>, problems: &mut Problems) -> Option<Vec<WorkloadSelector>> {
+impl Retry<'_> {
+    /// Where another document would say something of requests of which this one says nothing, nothing is to be done.
+    fn policy(
+        &self,
+        name: &str,
+        from: Vec<WorkloadSelector>,
+        to: Vec<Destination>,
+        among_all: [u32; 5],
+        [grpc, http]: [bool; 2],
+    ) -> Policy {
+        let Sections { http: own_http, grpc: own_grpc, connects: attempts } = &self.sections;
+        let own = || [own_grpc, own_http].into_iter().flatten().map(|policy| &**policy);
+        let is_silent = own().next().is_none();
+        let of = |own: &Option<Arc<HttpPolicy>>, is_said: bool| {
+            let passing = || (is_said && !is_silent).then(|| Arc::new(HttpPolicy::passing().clone()));
+            own.clone().or_else(passing)
+        };
+        let sections = [
+            ("grpc", RequestProtocol::Grpc, of(own_grpc, grpc)),
+            ("http", RequestProtocol::Http, of(own_http, http)),
+        ];
+        let routes = (0..).zip(sections).filter_map(|(within, (name, protocol, http))| {
+            Some(Route {
+                name: name.into(),
+                precedence: Precedence { among_all, within },
+                matcher: RequestMatch { protocol, ..RequestMatch::default() },
+                http: http?,
+                targets: Arc::default(),
+                sources: Arc::new(places(&self.conf, name)),
+            })
+        });
+        let mut attempts_at: Vec<_> =
+            ATTEMPTS.into_iter().map(|name| self.conf.place(&["tcp", name])).collect();
+        attempts_at.sort_by_key(|place| !place.is_said);
+        Policy {
+            name: PolicyName::of_kind(self.resource.kind, self.resource.namespace, name),
+            origin: self.resource.root.origin(),
+            from,
+            to,
+            tcp: connects(*attempts, own()),
+            protocol: if is_silent { Protocol::Tcp } else { Protocol::Auto },
+            routes: routes.collect(),
+            rest: Rest::GoesOn,
+            sources: Arc::new(Sources::new(attempts_at.into_iter().map(|at| (Setting::ConnectAttempts, at)))),
+            ..Policy::built_in()
+        }
+    }
+}
+
+/// Where the settings of a section are.
+fn places(conf: &Field<'_>, section: &str) -> Sources {
+    let settings = [
+        (Setting::RetryOn, "retryOn"),
+        (Setting::NumRetries, "numRetries"),
+        (Setting::PerTryTimeout, "perTryTimeout"),
+        (Setting::Backoff, "backOff"),
+        (Setting::StatusCodes, "retriableStatusCodes"),
+        (Setting::RequestHeaders, "retriableMethods"),
+        (Setting::Methods, "retriableMethods"),
+    ];
+    Sources::new(settings.map(|(setting, name)| (setting, conf.place(&[section, name]))))
+}
+
+fn sources(spec: &Map<'_>, problems: &mut Problems) -> Option<Vec<Source>> {
     spec.required("sources", problems)?;
     some_of(spec, "sources", problems, |selector, problems| {
         let tags = tags(selector, problems)?;
@@ -79,14 +241,16 @@ fn selectors(spec: &Map<'_>, problems: &mut Problems) -> Option<Vec<WorkloadSele
             Some((name.into(), value))
         });
         let labels: Vec<_> = labels.collect();
-        let labels = labels.into_iter().collect::<Option<_>>()?;
-        Some(WorkloadSelector { labels, ..WorkloadSelector::default() })
+        let labels: Vec<(Box<str>, LabelMatch)> = labels.into_iter().collect::<Option<_>>()?;
+        let exact = labels.iter().filter(|(_, value)| *value != LabelMatch::Any).count();
+        let tags = [labels.len(), exact];
+        Some(Source { selector: WorkloadSelector { labels, ..WorkloadSelector::default() }, tags })
     })
 }
 
-fn destinations(spec: &Map<'_>, problems: &mut Problems) -> Option<Vec<Destination>> {
+fn services<'a>(spec: &Map<'a>, problems: &mut Problems) -> Option<Vec<Service<'a>>> {
     spec.required("destinations", problems)?;
-    let all = some_of(spec, "destinations", problems, |selector, problems| {
+    some_of(spec, "destinations", problems, |selector, problems| {
         let mut found = None;
         for (name, value) in tags(selector, problems)? {
             if name == SERVICE {
@@ -97,8 +261,32 @@ fn destinations(spec: &Map<'_>, problems: &mut Problems) -> Option<Vec<Destinati
             }
         }
         found
-    })?;
-    Some(all.into_iter().flatten().collect())
+    })
+}
+
+/// A service by its name: `backend`, or `backend_kuma-demo_svc_3001` as Kuma calls the port of a Kubernetes Service. The
+/// names below `.mesh` are on a port of Kuma's own, so that they are taken on every port.
+fn service<'a>(field: &Field<'a>, problems: &mut Problems) -> Option<Service<'a>> {
+    let name = field.text(problems)?;
+    if name == "*" {
+        return Some(Service { name: None, destinations: Vec::new() });
+    }
+    let whole: Host = match format!("{name}.mesh").parse() {
+        Ok(host) => host,
+        Err(error) => return field.expected(&format!("the name of a service, or *; {error}"), problems),
+    };
+    let at = |port| move |host| Destination { address: Address::Host(host), port };
+    let destinations = match parts(name) {
+        Some((service, namespace, port)) => {
+            let Ok(port) = port.map(str::parse).transpose() else {
+                return field.expected(&"a port from 1 to 65535 behind _svc_", problems);
+            };
+            let hosts = common::service_hosts(service, Some(namespace)).into_iter().map(at(port));
+            hosts.chain(below_mesh(service, namespace, port)).collect()
+        }
+        None => name.parse().into_iter().chain([whole]).map(at(None)).collect(),
+    };
+    Some(Service { name: Some(name), destinations })
 }
 
 /// The tags of a selector, at least one.
@@ -120,10 +308,8 @@ fn sections(conf: &Field<'_>, problems: &mut Problems) -> Option<Sections> {
     }
     let http = map.optional("http", None, |field| http(&field, problems).map(Some));
     let grpc = map.optional("grpc", None, |field| grpc(&field, problems).map(Some));
-    let tcp = map.optional("tcp", None, |field| {
-        connect_attempts(&field, &["maxConnectAttempts", "maxConnectAmount"], problems).map(Some)
-    });
-    Some(Sections { http: http?, grpc: grpc?, tcp: tcp? })
+    let tcp = map.optional("tcp", None, |field| connect_attempts(&field, &ATTEMPTS, problems).map(Some));
+    Some(Sections { http: http?.map(Arc::new), grpc: grpc?.map(Arc::new), connects: tcp? })
 }
 
 fn http(http: &Field<'_>, problems: &mut Problems) -> Option<HttpPolicy> {
@@ -139,6 +325,13 @@ fn http(http: &Field<'_>, problems: &mut Problems) -> Option<HttpPolicy> {
     let methods = some_of(&map, "retriableMethods", problems, Field::parsed::<Method>);
     let said = conditions(&map, &HTTP_CONDITIONS, problems);
     let (codes, said) = (codes?, said?);
+    if said.is_some_and(|said| said.contains(Condition::RetriableHeaders))
+        && let Some(list) = map.get("retryOn")
+    {
+        let message =
+            "retriable_headers retries nothing, since a Retry can't name the headers; use a MeshRetry";
+        problems.note(Code::InertSetting, &list.here(), message);
+    }
     let by_code = Conditions::of(&[Condition::RetriableStatusCodes]);
     let retry_on = match (said, codes.is_empty()) {
         (None, true) => HTTP_DEFAULT,
@@ -170,7 +363,7 @@ fn common(map: &Map<'_>, problems: &mut Problems) -> Option<RequestRetry> {
     let num_retries =
         map.optional("numRetries", default.num_retries, |field| field.whole(1..=u32::MAX, problems));
     let per_try_timeout = map.optional("perTryTimeout", None, |field| field.duration(problems).map(Some));
-    let backoff = map.optional("backOff", default.backoff, |field| backoff(&field, None, problems));
+    let backoff = map.optional("backOff", default.backoff, |field| backoff(&field, problems));
     Some(RequestRetry {
         num_retries: num_retries?,
         per_try_timeout: per_try_timeout?,
@@ -193,10 +386,4 @@ fn conditions(
             Some(Some(said.into_iter().collect()))
         }
     }
-}
-
-/// What a request with this method matches.
-pub(super) fn by_method(method: &str) -> Option<HeaderMatcher> {
-    let value = ValueMatcher::Exact(method.into());
-    Some(HeaderMatcher { name: ":method".parse().ok()?, value, invert: false })
 }

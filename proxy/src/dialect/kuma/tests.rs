@@ -8,6 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+mod merged;
+mod routes;
+
 use super::{GRPC_DEFAULT, HTTP_DEFAULT, kind, policies};
 use crate::dialect::fields::{Field, Problems};
 use crate::dialect::{Document, Options, tree};
@@ -140,6 +143,7 @@ fn what_a_retry_leaves_out_is_kuma_s_default() {
     );
 }
 
+/// By number of tags, then by those with a value.
 #[test]
 fn more_tags_of_the_workload_come_first() {
     let precedence = |tags: &str| {
@@ -147,8 +151,8 @@ fn more_tags_of_the_workload_come_first() {
         parsed(&text)[0].routes[0].precedence
     };
     assert!(precedence("a: b, c: d") < precedence("a: b"));
-    assert!(precedence("a: b") < precedence("a: '*', c: '*'"));
-    assert!(precedence("a: '*', c: '*'") < precedence("a: '*'"));
+    assert!(precedence("a: '*', c: '*'") < precedence("a: b"));
+    assert!(precedence("a: b") < precedence("a: '*'"));
 }
 
 #[test]
@@ -190,6 +194,23 @@ fn every_broken_rule_is_told_with_its_place() {
             "k.yaml:5: destinations[0].match[\"kuma.io/service\"]: expected a port from 1 to 65535 behind _svc_, found \"a_b_svc_0\"",
         ),
         (
+            retry(all, "{http: {retryOn: [5xx]}}"),
+            "k.yaml:6: conf.http.retryOn[0]: expected one of all_5xx, gateway_error, reset, connect_failure, envoy_ratelimited, retriable_4xx, refused_stream, retriable_status_codes, retriable_headers, http3_post_connect_failure, all-5xx, gateway-error, connect-failure, envoy-ratelimited, retriable-4xx, refused-stream, retriable-status-codes, retriable-headers, http3-post-connect-failure, found \"5xx\"",
+        ),
+        (
+            retry(all, &format!("{{http: {{retriableStatusCodes: [{}]}}}}", ["500"; 65].join(", "))),
+            "k.yaml:6: conf.http.retriableStatusCodes: 65 entries are too many; there may be 64",
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(read(&text).1, [expected], "{text}");
+    }
+}
+
+#[test]
+fn every_broken_rule_of_a_mesh_retry_is_told_with_its_place() {
+    let table = [
+        (
             mesh_retry("{tcp: {}}"),
             "k.yaml:4: spec.to[0].default.tcp: maxConnectAttempt or maxConnectAttempts is required",
         ),
@@ -197,10 +218,60 @@ fn every_broken_rule_is_told_with_its_place() {
             mesh_retry("{http: {retriableRequestHeaders: [{name: a, type: Present, value: b}]}}"),
             "k.yaml:4: spec.to[0].default.http.retriableRequestHeaders[0].value: a matcher of this type has no value",
         ),
+        (mesh_retry("{}"), "k.yaml:4: spec.to[0].default: at least one of http, grpc and tcp is required"),
         (
-            mesh_retry("{tcp: {maxConnectAttempt: 1}}")
-                .replace("{kind: Mesh}, default", "{kind: MeshHTTPRoute, name: a}, default"),
-            "k.yaml:4: spec.to[0].targetRef.kind: the requests of a route are told by another document that is not read; name its service instead",
+            mesh_retry("{http: {}}"),
+            "k.yaml:4: spec.to[0].default.http: at least one setting is required; leave the section out instead",
+        ),
+        (
+            mesh_retry("{grpc: {retryOn: [Reset]}}"),
+            "k.yaml:4: spec.to[0].default.grpc.retryOn[0]: expected one of Canceled, Cancelled, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, found \"Reset\"",
+        ),
+        (
+            mesh_retry("{http: {retryOn: [all_5xx]}}"),
+            "k.yaml:4: spec.to[0].default.http.retryOn[0]: expected one of 5xx, 5XX, GatewayError, Reset, Retriable4xx, ConnectFailure, EnvoyRatelimited, RefusedStream, Http3PostConnectFailure, HttpMethod with a method such as HttpMethodGet, or a status code, found \"all_5xx\"",
+        ),
+        (
+            mesh_retry("{http: {retryOn: ['600']}}"),
+            "k.yaml:4: spec.to[0].default.http.retryOn[0]: expected one of 5xx, 5XX, GatewayError, Reset, Retriable4xx, ConnectFailure, EnvoyRatelimited, RefusedStream, Http3PostConnectFailure, HttpMethod with a method such as HttpMethodGet, or a status code, found \"600\"",
+        ),
+        (
+            mesh_retry("{http: {backOff: {}}}"),
+            "k.yaml:4: spec.to[0].default.http.backOff: one of baseInterval and maxInterval is required",
+        ),
+        (
+            mesh_retry("{http: {backOff: {baseInterval: 2s, maxInterval: 1s}}}"),
+            "k.yaml:4: spec.to[0].default.http.backOff.maxInterval: the maximum interval 1s must be at least the base interval 2s",
+        ),
+        (
+            mesh_retry("{http: {rateLimitedBackOff: {maxInterval: 1s}}}"),
+            "k.yaml:4: spec.to[0].default.http.rateLimitedBackOff.resetHeaders: the field is required",
+        ),
+        (
+            mesh_retry("{http: {retriableRequestHeaders: [{name: ':status', value: '200'}]}}"),
+            "k.yaml:4: spec.to[0].default.http.retriableRequestHeaders[0].name: expected the name of a header; one that begins with : is none in Kuma, found \":status\"",
+        ),
+        (
+            mesh_retry("{http: {hostSelection: [{predicate: OmitHostsWithTags}]}}"),
+            "k.yaml:4: spec.to[0].default.http.hostSelection[0].tags: the field is required",
+        ),
+        (
+            mesh_retry("{http: {hostSelection: [{predicate: OmitPreviousPriorities, updateFrequency: 0}]}}"),
+            "k.yaml:4: spec.to[0].default.http.hostSelection[0].updateFrequency: expected a whole number from 1 to 2147483647, found 0",
+        ),
+        (
+            mesh_retry(
+                "{http: {hostSelection: [{predicate: OmitPreviousPriorities}, {predicate: OmitPreviousPriorities}]}}",
+            ),
+            "k.yaml:4: spec.to[0].default.http.hostSelection[1]: OmitPreviousPriorities may be there only once",
+        ),
+        (
+            mesh_retry("{tcp: {maxConnectAttempt: 0}}"),
+            "k.yaml:4: spec.to[0].default.tcp.maxConnectAttempt: expected a whole number from 1 to 4294967295, found 0",
+        ),
+        (
+            mesh_retry(&format!("{{http: {{retryOn: [{}]}}}}", ["500"; 65].join(", "))),
+            "k.yaml:4: spec.to[0].default.http.retryOn: the list may have at most 64 items, and has 65",
         ),
     ];
     for (text, expected) in table {
@@ -234,6 +305,10 @@ fn a_mesh_retry_says_what_kuma_s_documentation_promises() {
     // Methods say which requests are retried, and not when.
     assert_eq!(first(&mesh_retry("{http: {retryOn: [HttpMethodGet]}}")).retry_on, HTTP_DEFAULT);
     assert_eq!(first(&mesh_retry("{http: {numRetries: 0}}")).num_retries, 0);
+    assert_eq!(first(&mesh_retry("{http: {retryOn: []}}")).retry_on, HTTP_DEFAULT);
+    // A code is retried beside what is retried anyway.
+    let codes = first(&mesh_retry("{http: {retryOn: ['429']}}")).retry_on;
+    assert_eq!(codes, HTTP_DEFAULT.with(Conditions::of(&[Condition::RetriableStatusCodes])));
 }
 
 #[test]
@@ -249,7 +324,7 @@ spec:
     - targetRef: {kind: MeshService, name: backend, namespace: demo, sectionName: '80'}
       default: {tcp: {maxConnectAttempt: 5}}
     - targetRef: {kind: MeshExternalService, name: ext}
-      default: {http: {}}
+      default: {http: {numRetries: 2}}
 ",
     );
     let [backend, external] = &policies[..] else { panic!("{policies:?}") };
@@ -304,7 +379,11 @@ proptest! {
         let mesh = format!(
             "type: MeshRetry\nname: {}\nspec: {{targetRef: {}, to: [{{targetRef: {{kind: MeshService, name: {}, namespace: {}, sectionName: {}}}, default: {{http: {{numRetries: {}, hostSelection: {}, retryOn: {}, retriableRequestHeaders: {}, rateLimitedBackOff: {}, backOff: {}}}, tcp: {}}}}}]}}",
             v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11]);
-        for text in [retry, mesh] {
+        let route = format!(
+            "type: MeshHTTPRoute\nname: {}\nspec: {{targetRef: {}, to: [{{targetRef: {{kind: MeshService, name: {}, labels: {}}}, rules: [{{matches: [{{path: {{type: Exact, value: {}}}, headers: {}, queryParams: {}}}], default: {{filters: {}, backendRefs: [{{kind: MeshExternalService, name: {}, weight: {}}}]}}}}]}}]}}\n---\n\
+             type: MeshService\nname: a\nlabels: {}\nspec: {{ports: {}}}\n---\ntype: MeshExternalService\nname: a\nspec: {{match: {{port: {}}}, endpoints: [{{address: {}, port: {}}}]}}",
+            v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], v[0], v[1], v[2]);
+        for text in [retry, mesh, route] {
             let (_, problems, notes) = read(&text);
             for message in problems.iter().chain(&notes) {
                 prop_assert!(!message.contains('\n'), "{message:?}");

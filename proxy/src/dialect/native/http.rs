@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::backoff;
-use crate::dialect::common::some_of;
+use crate::dialect::common::{backoff, some_of};
 use crate::dialect::fields::{Field, Map, Problems};
 use crate::policy::{
     AddedHeaders, ConnectFailure, HeaderMatcher, HeaderName, HttpPolicy, NoHeaderName, Pattern, Place,

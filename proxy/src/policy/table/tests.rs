@@ -13,7 +13,7 @@ use proptest::sample::select;
 use super::{DuplicateName, Matched, Table};
 use crate::policy::{
     Address, Destination, Host, HttpPolicy, Identity, LabelMatch, Origin, PathMatch, Policy, PolicyName,
-    Precedence, RequestMatch, Rest, Route, Routed, Target, TargetAddress, WorkloadSelector,
+    Precedence, RequestMatch, RequestProtocol, Rest, Route, Routed, Target, TargetAddress, WorkloadSelector,
 };
 use crate::retry::ConnectRetry;
 
@@ -288,9 +288,28 @@ fn the_connection_is_as_patient_as_what_may_apply() {
         patient(routed("unknown", Rest::GoesOn, &["nowhere:81"], vec![route("r", "/", 0, 0)]), 8),
     ])
     .unwrap();
-    for (to, attempts) in [("10.9.9.1:80", 2), ("192.0.2.1:80", 7), ("192.0.2.1:81", 8), ("10.1.2.3:80", 9)] {
-        assert_eq!(lookup(&table, to).connect.max_connect_attempts().get(), attempts, "{to}");
+    let attempts = |table: &Table, to: &str| lookup(table, to).connect.max_connect_attempts().get();
+    for (to, expected) in [("10.9.9.1:80", 2), ("192.0.2.1:80", 7), ("192.0.2.1:81", 8), ("10.1.2.3:80", 9)] {
+        assert_eq!(attempts(&table, to), expected, "{to}");
     }
+    // What routes that take every request leave nothing to does not apply; another name of the address does.
+    let only = |protocol, mut route: Route| {
+        route.matcher.protocol = protocol;
+        route
+    };
+    let grpc = only(RequestProtocol::Grpc, route("g", "/", 0, 0));
+    let http = only(RequestProtocol::Http, route("h", "/", 0, 1));
+    let of_a = |routes| patient(routed("a", Rest::GoesOn, &["a"], routes), 2);
+    let any = patient(routed("any", Rest::GoesOn, &[], vec![route("r", "/", 0, 0)]), 7);
+    for (routes, expected) in
+        [(vec![grpc.clone(), http.clone()], 2), (vec![grpc.clone()], 7), (vec![http.clone()], 7)]
+    {
+        let table = Table::try_new(vec![of_a(routes), any.clone()]).unwrap();
+        assert_eq!(attempts(&table, "10.1.2.3:80"), expected);
+    }
+    let b = patient(routed("b", Rest::GoesOn, &["b"], vec![]), 5);
+    let table = Table::try_new(vec![of_a(vec![grpc, http]), b, any]).unwrap();
+    assert_eq!(attempts(&table, "10.1.2.3:80"), 5);
 }
 
 #[test]
