@@ -52,7 +52,7 @@ impl Default for Options {
 /// What documents say.
 #[derive(Clone, Debug)]
 pub struct Parsed {
-    /// In the order of the documents, format by format.
+    /// Format by format.
     pub policies: Vec<Policy>,
     /// In the order of the files.
     pub notes: Vec<Note>,
@@ -127,6 +127,7 @@ fn read_all(options: Options, files: &[(Arc<Path>, &str)]) -> (Parsed, Vec<Probl
     let order = |file: &Path| files.iter().position(|(known, _)| &**known == file);
     problems.sort_by_key(|problem| (order(&problem.file), problem.line));
     notes.sort_by_key(|note| (order(&note.file), note.line));
+    // What a document says is looked at once for each policy that it became.
     let mut told = HashSet::new();
     notes.retain(|note| told.insert(note.clone()));
     (Parsed { policies, notes }, problems)
@@ -138,11 +139,15 @@ pub fn schema() -> serde_json::Value {
     native::schema()
 }
 
-/// The items of a list as `kubectl get -o yaml` writes it, or the document itself.
+/// The items of a list as `kubectl get -o yaml` writes it, or the document itself. A list may be empty, as a file's
+/// documents may be.
 fn unlisted<'a>(root: Field<'a>, problems: &mut Problems) -> Vec<Field<'a>> {
-    let is_list = root.child("kind").and_then(|kind| kind.word()).as_deref() == Some("List");
+    let is_list = root.child("kind").and_then(|kind| kind.word()).is_some_and(|kind| kind.ends_with("List"));
     match root.child("items").filter(|_| is_list) {
-        Some(items) => items.list(problems).unwrap_or_default(),
+        Some(items) if items.is_empty_list() => Vec::new(),
+        Some(items) => {
+            items.up_to(MAX_DOCUMENTS, problems).and_then(|()| items.list(problems)).unwrap_or_default()
+        }
         None => vec![root],
     }
 }
@@ -182,3 +187,6 @@ fn is_kind(root: &Field<'_>, group: &str, kind: &str) -> bool {
     let in_group = version.as_deref().and_then(|version| version.rsplit_once('/')).map(|(group, _)| group);
     in_group == Some(group) && text("kind").as_deref() == Some(kind)
 }
+
+#[cfg(test)]
+mod tests;

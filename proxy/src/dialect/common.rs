@@ -1,10 +1,14 @@
 //! What the formats of systems that are built on Envoy, or run on Kubernetes, have in common.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use super::fields::{Field, Map, Problems};
-use crate::policy::{Host, HttpPolicy};
-use crate::retry::request::{Conditions, Methods};
+use super::note::Code;
+use crate::policy::{DuplicateName, Host, HttpPolicy, Origin, PolicyName};
+use crate::retry::request::{Condition, Conditions, Methods};
 use crate::retry::{Backoff, RequestRetry};
 
 /// Envoy's own default for the time of a request.
@@ -36,6 +40,23 @@ const METADATA: &[&str] = &[
 pub(super) struct Metadata<'a> {
     pub(super) name: &'a str,
     pub(super) namespace: Option<&'a str>,
+    /// When it was made, as the cluster writes it: in UTC, so that an earlier moment is a lesser text.
+    created: Option<Cow<'a, str>>,
+}
+
+/// Where only one of several objects counts, the lesser: the oldest, then the first by name. What has not been made yet is
+/// younger than all that has.
+pub(super) type Age<'m> = (bool, Option<&'m str>, Option<&'m str>, &'m str);
+
+impl Metadata<'_> {
+    pub(super) fn age(&self) -> Age<'_> {
+        (self.created.is_none(), self.created.as_deref(), self.namespace, self.name)
+    }
+
+    /// Whether it says when it was made.
+    pub(super) fn is_made(&self) -> bool {
+        self.created.is_some()
+    }
 }
 
 /// What Envoy does where a route says nothing but that there is a retry policy: no conditions yet, one retry, 25 ms to
@@ -50,12 +71,67 @@ pub(super) fn envoy_defaults() -> HttpPolicy {
     HttpPolicy { retry, timeout: Some(ENVOY_TIMEOUT), ..HttpPolicy::default() }
 }
 
+/// What one of Envoy's words means. Envoy passes over those that it does not know.
+pub(super) fn condition(word: &str, field: &Field<'_>, problems: &mut Problems) -> Option<Condition> {
+    let condition = Condition::parse(word);
+    if condition.is_none() {
+        let words: Vec<_> = Condition::ALL.into_iter().map(Condition::as_str).collect();
+        let message = format!("{word:?} is no condition and does nothing; there are {}", words.join(", "));
+        problems.note(Code::InertSetting, &field.here(), message);
+    }
+    condition
+}
+
+/// Tells which of these fields a map has, since they can't be honoured. Whether it has none.
+pub(super) fn is_plain(map: &Map<'_>, refused: &[&str], problems: &mut Problems) -> bool {
+    let mut is_plain = true;
+    for field in refused.iter().filter_map(|name| map.get(name)) {
+        let message = "it changes what requests get, and cannot be honoured here";
+        is_plain &= field.problem::<()>(message, problems).is_some();
+    }
+    is_plain
+}
+
 /// The name and namespace of a Kubernetes object.
 pub(super) fn metadata<'a>(root: &Field<'a>, problems: &mut Problems) -> Option<Metadata<'a>> {
     let metadata = root.map(problems)?.required("metadata", problems)?.map_of(METADATA, problems)?;
     let name = metadata.required("name", problems).and_then(|field| field.text(problems));
     let namespace = metadata.optional("namespace", None, |field| field.text(problems).map(Some));
-    Some(Metadata { name: name?, namespace: namespace? })
+    let created = metadata.get("creationTimestamp").and_then(|field| field.word());
+    Some(Metadata { name: name?, namespace: namespace?, created })
+}
+
+/// The objects so far, where they were written.
+#[derive(Debug, Default)]
+pub(super) struct Names(HashMap<PolicyName, Origin>);
+
+impl Names {
+    /// Whether an object's name is not taken yet. Tells it where it is.
+    pub(super) fn is_new(
+        &mut self,
+        kind: &'static str,
+        (root, metadata): (&Field<'_>, &Metadata<'_>),
+        problems: &mut Problems,
+    ) -> bool {
+        let name = PolicyName::of_kind(kind, metadata.namespace, metadata.name);
+        let (first, second) = match self.0.entry(name.clone()) {
+            Entry::Occupied(first) => (first.get().clone(), root.origin()),
+            Entry::Vacant(entry) => {
+                entry.insert(root.origin());
+                return true;
+            }
+        };
+        let place = root.child("metadata").and_then(|metadata| metadata.child("name"));
+        let message = DuplicateName { name, first, second }.to_string();
+        place.unwrap_or_else(|| root.clone()).problem::<()>(message, problems).is_some()
+    }
+}
+
+/// Tells a version of a group's kind that is none of these.
+pub(super) fn version(root: &Field<'_>, group: &str, versions: &[&str], problems: &mut Problems) {
+    let known: Vec<_> = versions.iter().map(|version| format!("{group}/{version}")).collect();
+    let words: Vec<_> = known.iter().map(|known| (known.as_str(), ())).collect();
+    let _ = root.child("apiVersion").and_then(|field| field.one_of(&words, problems));
 }
 
 /// The DNS names of a Kubernetes Service, from the shortest on. Without a namespace only its own name is known.

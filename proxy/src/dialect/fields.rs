@@ -159,6 +159,18 @@ impl<'a> Field<'a> {
         items.iter().enumerate().map(item)
     }
 
+    /// The fields of a map, without a word where it is none.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Field<'a>)> + use<'a> {
+        let entries = match &self.node.value {
+            Value::Map(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        let (file, path) = (self.file, self.path.clone());
+        entries
+            .iter()
+            .map(move |(key, node)| (key.name.as_str(), Field { file, path: below(&path, &key.name), node }))
+    }
+
     pub(super) fn is_empty_list(&self) -> bool {
         matches!(&self.node.value, Value::List(items) if items.is_empty())
     }
@@ -232,6 +244,18 @@ impl<'a> Field<'a> {
         };
         let expected = || format!("a whole number from {} to {}", range.start(), range.end());
         number.or_else(|| self.expected(&expected(), problems))
+    }
+
+    /// A share of one, in percent.
+    pub(super) fn share(&self, problems: &mut Problems) -> Option<u32> {
+        let share = match self.node.value {
+            Value::Decimal(share) => share,
+            Value::Whole(0) => 0.0,
+            Value::Whole(1) => 1.0,
+            _ => f64::NAN,
+        };
+        let percent = (0..=100).find(|percent| (share * 100.0 - f64::from(*percent)).abs() < 1e-6);
+        percent.or_else(|| self.expected(&"a number from 0 to 1 with at most two decimals", problems))
     }
 
     pub(super) fn boolean(&self, problems: &mut Problems) -> Option<bool> {

@@ -5,9 +5,11 @@
 
 mod attached;
 mod budget;
+mod kgateway;
 mod linkerd;
 mod matches;
 mod overlay;
+mod profile;
 mod route;
 
 use std::num::NonZeroU16;
@@ -21,15 +23,38 @@ use crate::policy::{
     Sources,
 };
 use crate::retry::ConnectRetry;
-use attached::{Attached, Backend};
+use attached::Attached;
+use kgateway::Backend;
 use overlay::Overlay;
 
-pub(super) const DOCUMENTS: &str = "gateway.networking.k8s.io HTTPRoute, GRPCRoute; gateway.kgateway.dev \
-                                    RouteOption, TrafficPolicy, Backend; gateway.networking.x-k8s.io \
-                                    XBackendTrafficPolicy; v1 Service";
+pub(super) const DOCUMENTS: &str = "gateway.networking.k8s.io HTTPRoute, GRPCRoute; policy.linkerd.io HTTPRoute; \
+                                    linkerd.io ServiceProfile; gateway.kgateway.dev RouteOption, TrafficPolicy, Backend; \
+                                    gateway.networking.x-k8s.io XBackendTrafficPolicy; v1 Service";
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
+const EXPERIMENTS: &str = "gateway.networking.x-k8s.io";
 const KGATEWAY: [&str; 2] = ["gateway.kgateway.dev", "gateway.solo.io"];
+
+/// The groups and kinds that are known, and the versions that there are of them.
+const KINDS: [(&str, &str, &[&str]); 17] = [
+    (GATEWAY, "HTTPRoute", &["v1", "v1beta1", "v1alpha2"]),
+    (GATEWAY, "GRPCRoute", &["v1", "v1alpha2"]),
+    (GATEWAY, "Gateway", &["v1", "v1beta1", "v1alpha2"]),
+    (GATEWAY, "GatewayClass", &["v1", "v1beta1", "v1alpha2"]),
+    (GATEWAY, "ReferenceGrant", &["v1", "v1beta1", "v1alpha2"]),
+    (GATEWAY, "BackendTLSPolicy", &["v1", "v1alpha3", "v1alpha2"]),
+    (GATEWAY, "ListenerSet", &["v1"]),
+    (GATEWAY, "BackendTrafficPolicy", &["v1", "v1alpha3"]),
+    (EXPERIMENTS, "BackendTrafficPolicy", &["v1alpha1"]),
+    (EXPERIMENTS, "XBackendTrafficPolicy", &["v1alpha1"]),
+    (EXPERIMENTS, "XListenerSet", &["v1alpha1"]),
+    ("policy.linkerd.io", "HTTPRoute", &["v1beta3", "v1beta2", "v1beta1", "v1alpha1"]),
+    ("linkerd.io", "ServiceProfile", &["v1alpha2", "v1alpha1"]),
+    ("gateway.kgateway.dev", "RouteOption", &["v1alpha1"]),
+    ("gateway.solo.io", "RouteOption", &["v1"]),
+    ("gateway.kgateway.dev", "TrafficPolicy", &["v1alpha1"]),
+    ("gateway.kgateway.dev", "Backend", &["v1alpha1"]),
+];
 
 /// The fields of a Kubernetes object.
 const OBJECT: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
@@ -39,81 +64,93 @@ pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
     if says("apiVersion").as_deref() == Some("v1") && says("kind").as_deref() == Some("Service") {
         return Some("Service");
     }
-    let known = [
-        (GATEWAY, "HTTPRoute"),
-        (GATEWAY, "GRPCRoute"),
-        (GATEWAY, "Gateway"),
-        (GATEWAY, "GatewayClass"),
-        (GATEWAY, "ReferenceGrant"),
-        (GATEWAY, "BackendTrafficPolicy"),
-        ("gateway.networking.x-k8s.io", "BackendTrafficPolicy"),
-        ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"),
-        ("gateway.kgateway.dev", "RouteOption"),
-        ("gateway.solo.io", "RouteOption"),
-        ("gateway.kgateway.dev", "TrafficPolicy"),
-        ("gateway.kgateway.dev", "Backend"),
-    ];
-    known.into_iter().find(|(group, kind)| is_kind(root, group, kind)).map(|(_, kind)| kind)
+    known(root).map(|(_, kind, _)| *kind)
+}
+
+fn known(root: &Field<'_>) -> Option<&'static (&'static str, &'static str, &'static [&'static str])> {
+    KINDS.iter().find(|(group, kind, _)| is_kind(root, group, kind))
+}
+
+fn is_route(kind: &str) -> bool {
+    matches!(kind, "HTTPRoute" | "GRPCRoute")
 }
 
 /// What routes refer to, or is attached to them.
+#[derive(Default)]
 struct Context<'a> {
     attached: Vec<Attached<'a>>,
     backends: Vec<Backend<'a>>,
+    services: Vec<linkerd::Service<'a>>,
+    /// The Services, by name and namespace, of which a profile says everything.
+    profiles: Vec<(String, String)>,
 }
 
 pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> Vec<Policy> {
-    let mut context = Context { attached: Vec::new(), backends: Vec::new() };
-    let (mut budgets, mut policies) = (Vec::new(), Vec::new());
+    let (mut context, mut names) = (Context::default(), common::Names::default());
+    let (mut budgets, mut profiles) = (Vec::new(), Vec::new());
     for Document { kind, root, options: _ } in documents {
+        if let Some((group, _, versions)) = known(root) {
+            common::version(root, group, versions, problems);
+        }
         match *kind {
-            "RouteOption" => context.attached.extend(attached::route_option(root, problems)),
-            "TrafficPolicy" => context.attached.extend(attached::traffic_policy(root, problems)),
-            "Backend" => context.backends.extend(attached::backend(root, problems)),
+            "RouteOption" => context.attached.extend(kgateway::route_option(root, problems)),
+            "TrafficPolicy" => context.attached.extend(kgateway::traffic_policy(root, problems)),
+            "Backend" => {
+                let read = kgateway::backend(root, problems);
+                let new = read.filter(|one| names.is_new(kind, (root, &one.metadata), problems));
+                context.backends.extend(new);
+            }
             "BackendTrafficPolicy" | "XBackendTrafficPolicy" => {
                 budgets.extend(budget::read(kind, root, problems));
             }
-            "Service" => policies.extend(linkerd::service(root, problems)),
-            "HTTPRoute" | "GRPCRoute" => {}
+            "Service" => context.services.extend(linkerd::service(root, problems)),
+            "ServiceProfile" => profiles.extend(common::metadata(root, problems).map(|who| (root, who))),
+            kind if is_route(kind) => {}
             _ => problems.note(
                 Code::Ignored,
-                &root.here(),
+                &root.place(&["kind"]),
                 format!("a {kind} has no meaning here, and nothing is done about it"),
             ),
         }
     }
-    let mut routes = Vec::new();
-    let is_route = |kind: &str| matches!(kind, "HTTPRoute" | "GRPCRoute");
+    context.profiles = profiles.iter().filter_map(|(_, who)| profile::service_of(who)).collect();
+    for (name, namespace) in &context.profiles {
+        let is_its = |service: &linkerd::Service<'_>| service.is(name, Some(namespace));
+        for service in context.services.extract_if(.., |service| is_its(service)) {
+            service.give_way(problems);
+        }
+    }
+    context.attached.retain(|one| names.is_new(one.kind, (&one.root, &one.metadata), problems));
+    // Of those that are attached to one thing the first counts.
+    context.attached.sort_by(|one, other| one.metadata.age().cmp(&other.metadata.age()));
     let has_routes = documents.iter().any(|document| is_route(document.kind));
     if has_routes {
         let places =
             documents.iter().filter(|document| is_route(document.kind) || document.kind == "Gateway");
         let places: Vec<_> = places.flat_map(|one| attached::Place::all(one.kind, &one.root)).collect();
-        for attached in &context.attached {
+        for attached in &mut context.attached {
             if attached.resolve(&places, problems).is_none() {
                 // What is wrong with it is told.
                 attached.is_used.set(true);
             }
         }
     }
-    for Document { kind, root, options: _ } in documents {
-        match *kind {
-            "HTTPRoute" | "GRPCRoute" => routes.extend(route::read(kind, root, &context, problems)),
-            _ => {}
-        }
-    }
+    let mut routes = route::read_all(documents, &context, problems);
+    let mut policies: Vec<_> = context.services.iter().map(linkerd::Service::policy).collect();
+    policies.extend(profiles.iter().filter_map(|(root, who)| profile::read(root, who, problems)));
     for attached in context.attached.iter().filter(|attached| !attached.is_used.get()) {
-        if has_routes && !attached.aims.is_empty() {
-            let message = "no route hangs on any of its targets, so it applies to nothing";
-            problems.note(Code::InertSetting, &attached.root.place(&["spec", "targetRefs"]), message);
+        let place = attached.root.place(&["metadata", "name"]);
+        if has_routes {
+            let message =
+                "no route here refers to it, and none hangs on a target of it, so it applies to nothing";
+            problems.note(Code::InertSetting, &place, message);
             continue;
         }
         let message = "no document tells where it applies, so it applies to every destination; give the HTTPRoute \
                        that it belongs to";
-        problems.note(Code::AppliesEverywhere, &attached.root.here(), message);
-        let says = attached.says.clone();
+        problems.note(Code::AppliesEverywhere, &place, message);
         let name = PolicyName::of_kind(attached.kind, attached.metadata.namespace, attached.metadata.name);
-        policies.push(whole(name, &attached.root, Vec::new(), &says));
+        policies.push(whole(name, &attached.root, Vec::new(), &attached.says));
     }
     budget::apply(budgets, &mut routes, &mut policies);
     routes.into_iter().map(|route| route.policy).chain(policies).collect()

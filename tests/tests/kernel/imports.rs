@@ -284,3 +284,41 @@ fn app_mesh_s_targets_get_their_weights() -> Result<()> {
     assert!((1..20).contains(&count(bad)), "{} of 20 began at the bad one", count(bad));
     Ok(())
 }
+
+/// Of the matches of Istio's document the first is taken, whatever its port and its workloads.
+#[test]
+fn istio_s_matches_tell_ports_and_workloads_apart() -> Result<()> {
+    let world = World::new("istio")?;
+    let server = server(&world, &[503])?;
+    let (_folder, config) = document(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: all, namespace: shop}\nspec:\n  hosts: \
+         [any.example, '*']\n  http:\n  - match: [{port: 81}]\n    route: [{destination: {host: any.example}}]\n    retries: \
+         {attempts: 9, retryOn: '503'}\n  - match: [{sourceLabels: {app: web}}, {sourceLabels: {app: other}, port: 80}]\n    \
+         route: [{destination: {host: any.example}}]\n    retries: {attempts: 1, retryOn: '503'}\n  - route: [{destination: \
+         {host: any.example}}]\n    retries: {attempts: 3, retryOn: '503'}\n",
+    )?;
+    for (identity, attempts) in [("app=web", 2), ("app=other", 2), ("app=third", 4)] {
+        let before = seen(&server).len();
+        curl(&world, &[&config], &["--as", identity], &[&url(PORT, "/")])?;
+        assert_eq!(seen(&server).len() - before, attempts, "{identity}");
+    }
+    Ok(())
+}
+
+/// A profile's retries are bounded by its budget alone, and only its routes are retried.
+#[test]
+fn linkerd_s_profile_is_kept() -> Result<()> {
+    let world = World::new("linkerd")?;
+    let server = server(&world, &[503, 503, 503, 200, 503])?;
+    let (_folder, config) = document(
+        "apiVersion: linkerd.io/v1alpha2\nkind: ServiceProfile\nmetadata: {name: web.shop.svc.cluster.local}\nspec:\n  routes:\n  \
+         - name: books\n    condition: {method: GET, pathRegex: '/books/[^/]*'}\n    isRetryable: true\n",
+    )?;
+    let host = ["-H", "host: web.shop"];
+    let get = |path: &str| curl(&world, &[&config], &[], &[&host[..], &[&url(PORT, path)]].concat());
+    assert_eq!(get("/books/1?a=b")?, "200");
+    assert_eq!(seen(&server).len(), 4);
+    assert_eq!(get("/other")?, "503");
+    assert_eq!(seen(&server).len(), 5);
+    Ok(())
+}

@@ -1,18 +1,15 @@
-//! kgateway's documents that are attached to routes, and its backends.
+//! What documents are attached to: routes, rules of routes, and Gateways.
 
 use std::borrow::Cow;
 use std::cell::Cell;
 
-use super::overlay::{Limit, Overlay, unless_zero};
-use super::{GATEWAY, OBJECT, is_same, port};
-use crate::dialect::common::{self, Metadata};
-use crate::dialect::fields::{Field, Problems};
-use crate::dialect::note::Code;
-use crate::policy::{Setting, TargetAddress};
-use crate::retry::request::{
-    Condition, Conditions, HostSelection, RateLimitedBackoff, ResetFormat, ResetHeader, StatusCodes,
-};
-use crate::retry::{Backoff, RequestRetry};
+use super::overlay::Overlay;
+use super::{GATEWAY, is_same};
+use crate::dialect::common::Metadata;
+use crate::dialect::fields::{Field, Map, Problems};
+
+/// How many targets, or selectors of targets, a document may have.
+const MAX_TARGETS: usize = 16;
 
 /// A document that says something of the requests of routes.
 pub(super) struct Attached<'a> {
@@ -27,16 +24,17 @@ pub(super) struct Attached<'a> {
 /// What a document is attached to by its own word.
 pub(super) struct Aim<'a> {
     pub(super) kind: &'static str,
-    pub(super) name: &'a str,
-    pub(super) namespace: Option<&'a str>,
+    target: Target<'a>,
+    namespace: Option<Cow<'a, str>>,
     pub(super) section: Option<&'a str>,
     /// Where the target is named.
-    pub(super) field: Field<'a>,
+    field: Field<'a>,
 }
 
-pub(super) struct Backend<'a> {
-    pub(super) metadata: Metadata<'a>,
-    pub(super) address: TargetAddress,
+enum Target<'a> {
+    Named(Cow<'a, str>),
+    /// All that have these labels.
+    Labelled(Vec<(&'a str, &'a str)>),
 }
 
 /// What a document may be attached to: a route and the names of its rules, or a Gateway.
@@ -44,123 +42,134 @@ pub(super) struct Place<'a> {
     kind: &'static str,
     name: Cow<'a, str>,
     namespace: Option<Cow<'a, str>>,
+    labels: Vec<(&'a str, Cow<'a, str>)>,
     sections: Vec<Cow<'a, str>>,
 }
 
 impl<'a> Place<'a> {
     /// The places that a document tells of, whatever else is wrong with it.
     pub(super) fn all(kind: &'static str, root: &Field<'a>) -> Vec<Self> {
-        let metadata = |name| root.child("metadata").and_then(|metadata| metadata.child(name)?.word());
+        let says = |field: &Field<'a>, name| field.child(name).and_then(|field| field.word());
+        let metadata = |name| root.child("metadata").and_then(|metadata| says(&metadata, name));
         let Some(name) = metadata("name") else { return Vec::new() };
         let namespace = metadata("namespace");
+        let labels = root.child("metadata").and_then(|metadata| metadata.child("labels"));
+        let labels: Vec<_> = labels.iter().flat_map(Field::entries).collect();
+        let labels = labels.iter().filter_map(|(name, value)| Some((*name, value.word()?))).collect();
         let listed = |name| {
             let list = root.child("spec").and_then(|spec| spec.child(name));
             list.into_iter().flat_map(|list| list.items().collect::<Vec<_>>())
         };
-        let says = |field: &Field<'a>, name| field.child(name).and_then(|field| field.word());
         let parents =
             listed("parentRefs").filter(|parent| says(parent, "kind").is_none_or(|kind| kind == "Gateway"));
         let gateway = |parent: Field<'a>| {
             let namespace = says(&parent, "namespace").or_else(|| namespace.clone());
-            Some(Self { kind: "Gateway", name: says(&parent, "name")?, namespace, sections: Vec::new() })
+            let (kind, labels, sections) = ("Gateway", Vec::new(), Vec::new());
+            Some(Self { kind, name: says(&parent, "name")?, namespace, labels, sections })
         };
         let mut places: Vec<_> = parents.filter_map(gateway).collect();
         let sections = listed("rules").filter_map(|rule| says(&rule, "name")).collect();
-        places.push(Self { kind, name, namespace: namespace.clone(), sections });
+        places.push(Self { kind, name, namespace: namespace.clone(), labels, sections });
         places
+    }
+
+    fn has(&self, labels: &[(&str, &str)]) -> bool {
+        labels.iter().all(|label| self.labels.iter().any(|(name, value)| (*name, &**value) == *label))
     }
 }
 
-impl Attached<'_> {
-    /// Tells which targets are not there. Returns whether all are.
-    pub(super) fn resolve(&self, places: &[Place<'_>], problems: &mut Problems) -> Option<()> {
+impl<'a> Attached<'a> {
+    pub(super) fn new(
+        kind: &'static str,
+        metadata: Metadata<'a>,
+        root: &Field<'a>,
+        mut aims: Vec<Aim<'a>>,
+        says: Overlay,
+    ) -> Self {
+        for aim in &mut aims {
+            aim.namespace = aim.namespace.take().or(metadata.namespace.map(Cow::Borrowed));
+        }
+        Self { kind, metadata, root: root.clone(), aims, says, is_used: Cell::new(false) }
+    }
+
+    /// Finds what is told by labels, and tells which targets are not there. Returns whether all are.
+    pub(super) fn resolve(&mut self, places: &[Place<'a>], problems: &mut Problems) -> Option<()> {
         let mut is_sound = true;
-        for aim in &self.aims {
-            let named = || {
-                places.iter().filter(|place| {
-                    place.kind == aim.kind
-                        && place.name == aim.name
-                        && is_same(place.namespace.as_deref(), aim.namespace)
-                })
-            };
-            let wrong = match aim.section {
-                _ if named().next().is_none() => {
-                    Some(("name", format!("no document is or names the {} {:?}", aim.kind, aim.name)))
+        let mut aims = Vec::new();
+        for aim in self.aims.drain(..) {
+            let same = places.iter().filter(|place| {
+                place.kind == aim.kind && is_same(place.namespace.as_deref(), aim.namespace.as_deref())
+            });
+            match &aim.target {
+                Target::Named(name) => {
+                    let named: Vec<_> = same.filter(|place| place.name == *name).collect();
+                    is_sound &= aim.is_there(name, &named, problems).is_some();
+                    aims.push(aim);
                 }
-                Some(section)
-                    if !named().any(|place| place.sections.iter().any(|known| known == section)) =>
-                {
-                    Some(("sectionName", format!("no rule of {:?} is named {section:?}", aim.name)))
+                Target::Labelled(labels) => {
+                    let labelled = same.filter(|place| place.has(labels));
+                    aims.extend(labelled.map(|place| Aim {
+                        target: Target::Named(place.name.clone()),
+                        namespace: place.namespace.clone(),
+                        field: aim.field.clone(),
+                        ..aim
+                    }));
                 }
-                _ => None,
-            };
-            if let Some((key, message)) = wrong {
-                let field = aim.field.child(key).unwrap_or_else(|| aim.field.clone());
-                is_sound &= field.problem::<()>(message, problems).is_some();
             }
         }
+        self.aims = aims;
         is_sound.then_some(())
     }
 }
 
-pub(super) fn route_option<'a>(root: &Field<'a>, problems: &mut Problems) -> Option<Attached<'a>> {
-    let metadata = common::metadata(root, problems);
-    let spec = root.map_of(OBJECT, problems)?.required("spec", problems)?;
-    let spec = spec.map_of(&["options", "targetRefs"], problems)?;
-    let aims = spec.each_up_to("targetRefs", 16, problems, aim);
-    let options = spec.required("options", problems)?;
-    let ignored = ["cors", "tracing", "shadowing", "stats"];
-    let options = options.map_ignoring(&["retries", "timeout", "idleTimeout"], &ignored, problems)?;
-    let mut time = |name| {
-        options.optional(name, None, |field| {
-            field.duration_or_zero(problems).map(|limit| Some(Limit::of(limit)))
-        })
-    };
-    let (timeout, idle_timeout) = (time("timeout"), time("idleTimeout"));
-    let retry = options.optional("retries", None, |field| retries(&field, problems).map(Some));
-    let place = |name| root.place(&["spec", "options", "retries", name]);
-    let places = vec![
-        (Setting::RetryOn, place("retryOn")),
-        (Setting::NumRetries, place("numRetries")),
-        (Setting::PerTryTimeout, place("perTryTimeout")),
-        (Setting::Backoff, place("retryBackOff")),
-        (Setting::StatusCodes, place("retriableStatusCodes")),
-        (Setting::RateLimitedBackoff, place("rateLimitedRetryBackOff")),
-        (Setting::Timeout, root.place(&["spec", "options", "timeout"])),
-        (Setting::IdleTimeout, root.place(&["spec", "options", "idleTimeout"])),
-    ];
-    let (retry, timeout, idle_timeout) = (retry?, timeout?, idle_timeout?);
-    let per_try_timeout = retry.as_ref().and_then(|retry| retry.per_try_timeout).map(Limit::After);
-    let says = Overlay {
-        retry,
-        per_try_timeout,
-        timeout,
-        idle_timeout,
-        is_kgateway: true,
-        places,
-        ..Overlay::default()
-    };
-    Some(attached("RouteOption", metadata?, root, aims?, says))
-}
-
-fn attached<'a>(
-    kind: &'static str,
-    metadata: Metadata<'a>,
-    root: &Field<'a>,
-    mut aims: Vec<Aim<'a>>,
-    says: Overlay,
-) -> Attached<'a> {
-    for aim in &mut aims {
-        aim.namespace = aim.namespace.or(metadata.namespace);
+impl Aim<'_> {
+    /// Whether the target is this, of the aim's kind.
+    pub(super) fn is_at(&self, name: &str, namespace: Option<&str>) -> bool {
+        matches!(&self.target, Target::Named(known) if known == name)
+            && is_same(namespace, self.namespace.as_deref())
     }
-    Attached { kind, metadata, root: root.clone(), aims, says, is_used: Cell::new(false) }
+
+    fn is_there(&self, name: &str, places: &[&Place<'_>], problems: &mut Problems) -> Option<()> {
+        let (key, message) = match self.section {
+            _ if places.is_empty() => ("name", format!("no document is or names the {} {name:?}", self.kind)),
+            Some(section) if !places.iter().any(|place| place.sections.iter().any(|one| one == section)) => {
+                ("sectionName", format!("no rule of {name:?} is named {section:?}"))
+            }
+            _ => return Some(()),
+        };
+        self.field.child(key).unwrap_or_else(|| self.field.clone()).problem(message, problems)
+    }
 }
 
-fn aim<'a>(field: &Field<'a>, problems: &mut Problems) -> Option<Aim<'a>> {
-    let map = field.map_of(&["group", "kind", "name", "namespace", "sectionName"], problems)?;
+/// The targets that a `spec` names, and those that it tells by their labels.
+pub(super) fn aims<'a>(spec: &Map<'a>, problems: &mut Problems) -> Option<Vec<Aim<'a>>> {
+    let named = spec.each_up_to("targetRefs", MAX_TARGETS, problems, |field, problems| {
+        aim(field, "name", problems, |name, problems| {
+            Some(Target::Named(Cow::Borrowed(name.text(problems)?)))
+        })
+    });
+    let labelled = spec.each_up_to("targetSelectors", MAX_TARGETS, problems, |field, problems| {
+        aim(field, "matchLabels", problems, |labels, problems| {
+            let labels = labels.map(problems)?;
+            let label = |(name, value): (&'a str, Field<'a>)| Some((name, value.text(problems)?));
+            labels.entries().map(label).collect::<Option<_>>().map(Target::Labelled)
+        })
+    });
+    let mut aims = named?;
+    aims.extend(labelled?);
+    Some(aims)
+}
+
+fn aim<'a>(
+    field: &Field<'a>,
+    key: &str,
+    problems: &mut Problems,
+    target: impl FnOnce(&Field<'a>, &mut Problems) -> Option<Target<'a>>,
+) -> Option<Aim<'a>> {
+    let map = field.map_of(&["group", "kind", key, "namespace", "sectionName"], problems)?;
     let kinds = [("HTTPRoute", "HTTPRoute"), ("GRPCRoute", "GRPCRoute"), ("Gateway", "Gateway")];
     let kind = map.required("kind", problems).and_then(|field| field.one_of(&kinds, problems));
-    let name = map.required("name", problems).and_then(|field| field.text(problems));
+    let target = map.required(key, problems).and_then(|field| target(&field, problems));
     let group = map.optional("group", (), |field| field.one_of(&[(GATEWAY, ())], problems));
     let namespace = map.optional("namespace", None, |field| field.text(problems).map(Some));
     let section = map.optional("sectionName", None, |field| field.text(problems).map(Some));
@@ -170,188 +179,6 @@ fn aim<'a>(field: &Field<'a>, problems: &mut Problems) -> Option<Aim<'a>> {
             .problem("there are no listeners here; leave it out to mean the whole Gateway", problems);
     }
     group?;
-    Some(Aim { kind, name: name?, namespace: namespace?, section, field: field.clone() })
-}
-
-fn retries(field: &Field<'_>, problems: &mut Problems) -> Option<RequestRetry> {
-    let known = [
-        "retryOn",
-        "numRetries",
-        "perTryTimeout",
-        "retryBackOff",
-        "retriableStatusCodes",
-        "rateLimitedRetryBackOff",
-    ];
-    let map = field.map_ignoring(&known, &["previousPriorities"], problems)?;
-    let default = common::envoy_defaults().retry;
-    let retry_on = map.optional("retryOn", Conditions::default(), |field| tokens(&field, problems));
-    let num_retries =
-        map.optional("numRetries", default.num_retries, |field| field.whole(0..=u32::MAX, problems));
-    let per_try_timeout =
-        map.optional("perTryTimeout", None, |field| field.duration_or_zero(problems).map(unless_zero));
-    let backoff = map.optional("retryBackOff", default.backoff, |field| {
-        let map = field.map_of(&["baseInterval", "maxInterval"], problems)?;
-        let base = map.required("baseInterval", problems).and_then(|field| field.duration(problems));
-        let max = map.optional("maxInterval", None, |field| field.duration(problems).map(Some));
-        field.accept(Backoff::try_new(base?, max?), problems)
-    });
-    let codes = codes(
-        &map.each("retriableStatusCodes", problems, |field, problems| field.whole(100..=599, problems))?,
-    );
-    let rate_limited_backoff =
-        map.optional("rateLimitedRetryBackOff", None, |field| rate_limited(&field, problems).map(Some));
-    let retry_on = retry_on?;
-    let codes = codes?;
-    if let Some(field) = map.get("retriableStatusCodes")
-        && !retry_on.contains(Condition::RetriableStatusCodes)
-    {
-        let message = "the codes do nothing, since retryOn has no retriable-status-codes; add it";
-        problems.note(Code::InertSetting, &field.here(), message);
-    }
-    Some(RequestRetry {
-        retry_on,
-        num_retries: num_retries?,
-        per_try_timeout: per_try_timeout?,
-        backoff: backoff?,
-        status_codes: codes,
-        rate_limited_backoff: rate_limited_backoff?,
-        ..default
-    })
-}
-
-fn codes(codes: &[u32]) -> Option<StatusCodes> {
-    StatusCodes::try_new(codes.iter().filter_map(|code| u16::try_from(*code).ok())).ok()
-}
-
-fn tokens(field: &Field<'_>, problems: &mut Problems) -> Option<Conditions> {
-    let words: Vec<_> = Condition::ALL.iter().map(|condition| condition.as_str()).collect();
-    let word = field.word().unwrap_or_default();
-    word.split(',')
-        .map(|token| Condition::parse(token.trim()))
-        .collect::<Option<_>>()
-        .or_else(|| field.expected(&format!("some of {}, separated by commas", words.join(", ")), problems))
-}
-
-fn rate_limited(field: &Field<'_>, problems: &mut Problems) -> Option<RateLimitedBackoff> {
-    let map = field.map_of(&["resetHeaders", "maxInterval"], problems)?;
-    let formats = [("SECONDS", ResetFormat::Seconds), ("UNIX_TIMESTAMP", ResetFormat::UnixTimestamp)];
-    let headers = map.each("resetHeaders", problems, |field, problems| {
-        let map = field.map_of(&["name", "format"], problems)?;
-        let name = map.required("name", problems).and_then(|field| field.parsed(problems));
-        let format = map.optional("format", ResetFormat::Seconds, |field| field.one_of(&formats, problems));
-        Some(ResetHeader { name: name?, format: format? })
-    });
-    let max = map.optional("maxInterval", RateLimitedBackoff::DEFAULT_MAX, |field| field.duration(problems));
-    field.accept(RateLimitedBackoff::try_new(headers?, max?), problems)
-}
-
-pub(super) fn traffic_policy<'a>(root: &Field<'a>, problems: &mut Problems) -> Option<Attached<'a>> {
-    let metadata = common::metadata(root, problems);
-    let spec = root.map_of(OBJECT, problems)?.required("spec", problems)?;
-    let ignored = ["cors", "compression"];
-    let spec = spec.map_ignoring(&["targetRefs", "retry", "timeouts"], &ignored, problems)?;
-    let aims = spec.each_up_to("targetRefs", 16, problems, aim);
-    let retry = spec.optional("retry", None, |field| retry(&field, problems).map(Some));
-    let timeouts = spec.optional("timeouts", (None, None), |field| {
-        let map = field.map_of(&["request", "streamIdle"], problems)?;
-        let mut time = |name| {
-            map.optional(name, None, |field| {
-                field.duration_or_zero(problems).map(|limit| Some(Limit::of(limit)))
-            })
-        };
-        let (request, idle) = (time("request"), time("streamIdle"));
-        Some((request?, idle?))
-    });
-    let place = |name| root.place(&["spec", "retry", name]);
-    let places = vec![
-        (Setting::RetryOn, place("retryOn")),
-        (Setting::NumRetries, place("attempts")),
-        (Setting::PerTryTimeout, place("perTryTimeout")),
-        (Setting::Backoff, place("backoffBaseInterval")),
-        (Setting::StatusCodes, place("statusCodes")),
-        (Setting::HostSelection, place("retryHostPredicates")),
-        (Setting::Timeout, root.place(&["spec", "timeouts", "request"])),
-        (Setting::IdleTimeout, root.place(&["spec", "timeouts", "streamIdle"])),
-    ];
-    let (retry, (timeout, idle_timeout)) = (retry?, timeouts?);
-    let per_try_timeout = retry.as_ref().and_then(|retry| retry.per_try_timeout).map(Limit::After);
-    let says = Overlay {
-        retry,
-        per_try_timeout,
-        timeout,
-        idle_timeout,
-        is_kgateway: true,
-        places,
-        ..Overlay::default()
-    };
-    Some(attached("TrafficPolicy", metadata?, root, aims?, says))
-}
-
-fn retry(field: &Field<'_>, problems: &mut Problems) -> Option<RequestRetry> {
-    let known =
-        ["retryOn", "attempts", "perTryTimeout", "statusCodes", "backoffBaseInterval", "retryHostPredicates"];
-    let map = field.map_of(&known, problems)?;
-    let default = common::envoy_defaults().retry;
-    if map.get("retryOn").is_none() && map.get("statusCodes").is_none() {
-        return field.problem("retryOn or statusCodes is required", problems);
-    }
-    let words: Vec<_> = Condition::ALL
-        .into_iter()
-        .filter(|condition| *condition != Condition::RetriableHeaders)
-        .map(|condition| (condition.as_str(), condition))
-        .collect();
-    let retry_on = map.each("retryOn", problems, |field, problems| field.one_of(&words, problems));
-    let num_retries = map.optional("attempts", 1, |field| field.whole(0..=u32::MAX, problems));
-    let per_try_timeout = map.optional("perTryTimeout", None, |field| field.duration(problems).map(Some));
-    let list = map.each("statusCodes", problems, |field, problems| field.whole(400..=599, problems));
-    let backoff = map.optional("backoffBaseInterval", default.backoff, |field| {
-        let base = field.duration(problems)?;
-        field.accept(Backoff::try_new(base, None), problems)
-    });
-    let predicates = map.each("retryHostPredicates", problems, |field, problems| {
-        let is_previous = field.one_of(&[("PreviousHosts", true), ("OmitCanaryHosts", false)], problems)?;
-        if !is_previous {
-            problems.note(Code::Ignored, &field.here(), "no host is known to be a canary here");
-        }
-        Some(is_previous)
-    });
-    let list = list?;
-    let mut retry_on: Conditions = retry_on?.into_iter().collect();
-    if !list.is_empty() {
-        retry_on = retry_on.with(Conditions::of(&[Condition::RetriableStatusCodes]));
-    }
-    let avoid_previous = predicates?.contains(&true) || default.hosts.avoid_previous;
-    Some(RequestRetry {
-        retry_on,
-        num_retries: num_retries?,
-        per_try_timeout: per_try_timeout?,
-        status_codes: codes(&list)?,
-        backoff: backoff?,
-        hosts: HostSelection { avoid_previous, ..default.hosts },
-        ..default
-    })
-}
-
-pub(super) fn backend<'a>(root: &Field<'a>, problems: &mut Problems) -> Option<Backend<'a>> {
-    let metadata = common::metadata(root, problems);
-    let spec = root.map_of(OBJECT, problems)?.required("spec", problems)?;
-    let spec = spec.map_of(&["type", "static"], problems)?;
-    spec.optional("type", (), |field| field.one_of(&[("Static", ())], problems))?;
-    let fixed = spec.required("static", problems)?;
-    let map = fixed.map_ignoring(&["hosts"], &["appProtocol"], problems)?;
-    map.required("hosts", problems)?;
-    let hosts = map.each("hosts", problems, |field, problems| {
-        let map = field.map_of(&["host", "port"], problems)?;
-        let host =
-            map.required("host", problems).and_then(|field| field.text(problems).map(|text| (field, text)));
-        let port = map.optional("port", None, |field| port(&field, problems).map(Some));
-        Some((host?, port?))
-    })?;
-    let addresses = hosts.iter().map(|((_, text), port)| Some((text.parse().ok()?, *port)));
-    let address = match (addresses.collect::<Option<Vec<_>>>(), hosts.as_slice()) {
-        (Some(addresses), _) => TargetAddress::Addresses(addresses.into()),
-        (None, [((field, _), port)]) => TargetAddress::Host { host: field.parsed(problems)?, port: *port },
-        (None, _) => return fixed.problem("several hosts must all be addresses here", problems),
-    };
-    Some(Backend { metadata: metadata?, address })
+    let namespace = namespace?.map(Cow::Borrowed);
+    Some(Aim { kind, target: target?, namespace, section, field: field.clone() })
 }

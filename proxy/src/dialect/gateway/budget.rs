@@ -78,10 +78,12 @@ fn per_second(count: u32, interval: Duration) -> Option<u32> {
 
 /// Gives the policies of each Service its budget, and makes one for a Service that has none.
 pub(super) fn apply(
-    constraints: Vec<Constraint<'_>>,
+    mut constraints: Vec<Constraint<'_>>,
     routes: &mut [ReadRoute<'_>],
     policies: &mut Vec<Policy>,
 ) {
+    // Of several for one Service the oldest counts, so it has the last word.
+    constraints.sort_by(|one, other| other.metadata.age().cmp(&one.metadata.age()));
     for Constraint { kind, root, metadata, services, budget } in constraints {
         let place = root.place(&["spec", "retryConstraint"]);
         let mut to = Vec::new();

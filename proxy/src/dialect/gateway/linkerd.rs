@@ -1,7 +1,8 @@
 //! Linkerd's annotations, on routes and Services.
 
+use super::is_same;
 use super::overlay::{Limit, Overlay};
-use crate::dialect::common;
+use crate::dialect::common::{self, Metadata};
 use crate::dialect::fields::{Field, Problems};
 use crate::dialect::note::Code;
 use crate::policy::{Policy, PolicyName, Setting};
@@ -17,19 +18,82 @@ const RESPONSE: &str = "timeout.linkerd.io/response";
 const IDLE: &str = "timeout.linkerd.io/idle";
 
 /// What Linkerd keeps of a request's body.
-const MAX_BODY: usize = 64 << 10;
+pub(super) const MAX_BODY: usize = 64 << 10;
 
-/// What a Service's annotations say of its requests. Without any there is nothing to say.
-pub(super) fn service(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
+/// A Service whose annotations say something of its requests.
+pub(super) struct Service<'a> {
+    metadata: Metadata<'a>,
+    root: Field<'a>,
+    says: Overlay,
+}
+
+impl Service<'_> {
+    pub(super) fn is(&self, name: &str, namespace: Option<&str>) -> bool {
+        self.metadata.name == name && is_same(self.metadata.namespace, namespace)
+    }
+
+    /// Tells that its profile is what holds for it.
+    pub(super) fn give_way(&self, problems: &mut Problems) {
+        let message = "Linkerd takes no annotations of a Service that has a ServiceProfile";
+        problems.note(Code::InertSetting, &self.root.place(&["metadata", "annotations"]), message);
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        let Metadata { name, namespace, .. } = self.metadata;
+        let to = super::service(name, namespace, None);
+        super::whole(PolicyName::of_kind("Service", namespace, name), &self.root, to, &self.says)
+    }
+}
+
+pub(super) fn service<'a>(root: &Field<'a>, problems: &mut Problems) -> Option<Service<'a>> {
     let metadata = common::metadata(root, problems)?;
-    let says = annotations(root, problems).filter(|says| says.is_linkerd)?;
-    let to = super::service(metadata.name, metadata.namespace, None);
-    let name = PolicyName::of_kind("Service", metadata.namespace, metadata.name);
-    Some(super::whole(name, root, to, &says))
+    let says = annotations("Service", root, problems).filter(|says| says.is_linkerd)?;
+    Some(Service { metadata, root: root.clone(), says })
+}
+
+/// What a route's annotations say, and those of the Service that it hangs on where it says nothing of retries, or nothing of
+/// timeouts.
+pub(super) fn of_route(
+    kind: &str,
+    root: &Field<'_>,
+    service: Option<&Service<'_>>,
+    problems: &mut Problems,
+) -> Option<Overlay> {
+    let own = annotations(kind, root, problems)?;
+    let Some(Service { says: service, .. }) = service else { return Some(own) };
+    let is_of_timeouts = |setting: &Setting| matches!(setting, Setting::Timeout | Setting::IdleTimeout);
+    let said = |timeouts: bool| {
+        own.places.iter().any(|(setting, place)| is_of_timeouts(setting) == timeouts && place.is_said)
+    };
+    let (retries, timeouts) = if said(false) { (&own, said(true)) } else { (service, said(true)) };
+    let timeouts = if timeouts { &own } else { service };
+    let retry = retries.retry.clone().and_then(|retry| meant_for(kind, retry));
+    let of = |overlay: &Overlay, timeouts: bool| {
+        let places = overlay.places.iter().filter(|(setting, _)| is_of_timeouts(setting) == timeouts);
+        places.cloned().collect::<Vec<_>>()
+    };
+    Some(Overlay {
+        per_try_timeout: retries.per_try_timeout.filter(|_| retry.is_some()),
+        max_buffered_body: retries.max_buffered_body.filter(|_| retry.is_some()),
+        retry,
+        timeout: timeouts.timeout,
+        idle_timeout: timeouts.idle_timeout,
+        is_linkerd: true,
+        places: [of(retries, false), of(timeouts, true)].concat(),
+        ..Overlay::default()
+    })
+}
+
+/// What a route of this kind takes of a Service's conditions: status codes are for HTTP, gRPC's statuses for gRPC.
+fn meant_for(kind: &str, retry: RequestRetry) -> Option<RequestRetry> {
+    let is_grpc = kind == "GRPCRoute";
+    let retry_on: Conditions =
+        retry.retry_on.iter().filter(|condition| condition.grpc_status().is_some() == is_grpc).collect();
+    Some(RequestRetry { retry_on, ..retry }).filter(|retry| !retry.retry_on.is_empty())
 }
 
 /// What the annotations of an object say; nothing, and not as Linkerd, where there are none of its own.
-pub(super) fn annotations(root: &Field<'_>, problems: &mut Problems) -> Option<Overlay> {
+fn annotations(kind: &str, root: &Field<'_>, problems: &mut Problems) -> Option<Overlay> {
     let Some(field) = root.child("metadata").and_then(|metadata| metadata.child("annotations")) else {
         return Some(Overlay::default());
     };
@@ -42,12 +106,18 @@ pub(super) fn annotations(root: &Field<'_>, problems: &mut Problems) -> Option<O
             let message = format!("there is no such annotation; there are {}", known.join(", "));
             is_sound &= value.problem::<()>(message, problems).is_some();
         }
+        if let ("HTTPRoute", GRPC) | ("GRPCRoute", HTTP) = (kind, name) {
+            let message = format!("Linkerd does not look for it on an object of kind {kind}");
+            problems.note(Code::InertSetting, &value.here(), message);
+        }
     }
     if !map.entries().any(|(name, _)| ours(name)) {
         return Some(Overlay::default());
     }
     let codes = map.optional(HTTP, Vec::new(), |field| statuses(&field, problems));
+    let codes = codes.map(|codes| if kind == "GRPCRoute" { Vec::new() } else { codes });
     let grpc = map.optional(GRPC, Conditions::default(), |field| grpc_conditions(&field, problems));
+    let grpc = grpc.map(|grpc| if kind == "HTTPRoute" { Conditions::default() } else { grpc });
     let num_retries = map.optional(LIMIT, 1, |field| limit(&field, problems));
     let mut time = |name: &str| {
         map.optional(name, None, |field| field.duration_or_zero(problems).map(|limit| Some(Limit::of(limit))))
@@ -65,10 +135,11 @@ pub(super) fn annotations(root: &Field<'_>, problems: &mut Problems) -> Option<O
         problems.note(Code::InertSetting, &field.here(), message);
     }
     let retry = RequestRetry { retry_on, status_codes: codes, num_retries, ..common::envoy_defaults().retry };
+    let retry = Some(retry).filter(|_| is_retried);
     let place = |name: &str| field.place(&[name]);
     let conditions = if map.get(HTTP).is_some() || map.get(GRPC).is_none() { HTTP } else { GRPC };
     let timeout = if map.get(REQUEST).is_some() || map.get(RESPONSE).is_none() { REQUEST } else { RESPONSE };
-    let grpc_places = retry.retry_on.iter().filter(|condition| condition.grpc_status().is_some());
+    let grpc_places = retry_on.iter().filter(|condition| condition.grpc_status().is_some());
     let grpc_places = grpc_places.map(|condition| (Setting::Condition(condition), place(GRPC)));
     let mut places: Vec<_> = grpc_places.collect();
     places.extend([
@@ -81,7 +152,7 @@ pub(super) fn annotations(root: &Field<'_>, problems: &mut Problems) -> Option<O
     ]);
     is_sound.then_some(())?;
     Some(Overlay {
-        retry: is_retried.then_some(retry),
+        retry,
         per_try_timeout: per_try?.filter(|_| is_retried),
         timeout: shortest(request?, response?),
         idle_timeout: idle?,

@@ -1,12 +1,13 @@
 //! Which requests a rule of a route is for, and which of several rules is taken.
 
 use crate::dialect::fields::{Field, Map, Problems};
+use crate::dialect::note::Code;
 use crate::policy::{
     HeaderMatcher, HeaderName, PathMatch, Pattern, QueryMatcher, RequestMatch, RequestProtocol, ValueMatcher,
 };
 
 /// A match, and its place among all by the rules of the Gateway API.
-pub(super) type Match = (RequestMatch, [u32; 5]);
+pub(super) type Match = (RequestMatch, [u32; 4]);
 
 /// How many headers or parameters of the query a match may have.
 const MAX_HEADERS: usize = 16;
@@ -20,17 +21,16 @@ fn rank(length: usize) -> u32 {
 pub(super) fn all(kind: &str) -> Match {
     if kind == "GRPCRoute" {
         let matcher = RequestMatch { protocol: RequestProtocol::Grpc, ..RequestMatch::default() };
-        return (matcher, [0, rank(0), rank(0), rank(0), 0]);
+        return (matcher, [0, rank(0), rank(0), rank(0)]);
     }
-    (RequestMatch::default(), [2, rank(1), 1, rank(0), rank(0)])
+    (RequestMatch::default(), [2, rank(1), 1, rank(0)])
 }
 
 pub(super) fn http(field: &Field<'_>, problems: &mut Problems) -> Option<Match> {
     let map = field.map_of(&["path", "headers", "queryParams", "method"], problems)?;
     let path = map.optional("path", (PathMatch::Any, 2, 1), |field| path(&field, problems));
-    let headers = map.each_up_to("headers", MAX_HEADERS, problems, header);
-    let query = map.each_up_to("queryParams", MAX_HEADERS, problems, |field, problems| {
-        let (name, value) = named(field, problems)?;
+    let headers = headers(&map, problems);
+    let query = each_once(&map, "queryParams", problems, |name, value, problems| {
         Some(QueryMatcher { name: name.text(problems)?.into(), value })
     });
     let methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -38,7 +38,8 @@ pub(super) fn http(field: &Field<'_>, problems: &mut Problems) -> Option<Match> 
     let method = map.optional("method", None, |field| field.one_of(&methods, problems).map(Some));
     let (path, kind, length) = path?;
     let (mut headers, query, method) = (headers?, query?, method?);
-    let order = [kind, rank(length), u32::from(method.is_none()), rank(headers.len()), rank(query.len())];
+    // More headers come first, and of as many, more parameters; there are fewer than 32 of each.
+    let order = [kind, rank(length), u32::from(method.is_none()), rank(headers.len() * 32 + query.len())];
     if let Some(method) = method {
         let name: HeaderName = ":method".parse().ok()?;
         headers.push(HeaderMatcher { name, value: ValueMatcher::Exact(method.into()), invert: false });
@@ -68,13 +69,37 @@ fn pattern(field: &Field<'_>, text: &str, problems: &mut Problems) -> Option<Pat
     Pattern::try_new(text).map_or_else(|error| field.expected(&error, problems), Some)
 }
 
-fn header(field: &Field<'_>, problems: &mut Problems) -> Option<HeaderMatcher> {
-    let (name, value) = named(field, problems)?;
-    let parsed: HeaderName = name.parsed(problems)?;
-    if parsed.is_pseudo() {
-        return name.expected(&"the name of a header, such as x-retry", problems);
-    }
-    Some(HeaderMatcher { name: parsed, value, invert: false })
+fn headers(map: &Map<'_>, problems: &mut Problems) -> Option<Vec<HeaderMatcher>> {
+    each_once(map, "headers", problems, |name, value, problems| {
+        let parsed: HeaderName = name.parsed(problems)?;
+        if parsed.is_pseudo() {
+            return name.expected(&"the name of a header, such as x-retry", problems);
+        }
+        Some(HeaderMatcher { name: parsed, value, invert: false })
+    })
+}
+
+/// What is asked of some names. Of several that are one but for capital letters the Gateway API takes the first.
+fn each_once<T>(
+    map: &Map<'_>,
+    list: &str,
+    problems: &mut Problems,
+    mut read: impl FnMut(&Field<'_>, ValueMatcher, &mut Problems) -> Option<T>,
+) -> Option<Vec<T>> {
+    let mut names: Vec<String> = Vec::new();
+    let all = map.each_up_to(list, MAX_HEADERS, problems, |field, problems| {
+        let (name, value) = named(field, problems)?;
+        let matcher = read(&name, value, problems)?;
+        let text = name.word().unwrap_or_default().to_ascii_lowercase();
+        if names.contains(&text) {
+            let message = "nothing is asked of it, since an entry before it has this name";
+            problems.note(Code::InertSetting, &field.here(), message);
+            return Some(None);
+        }
+        names.push(text);
+        Some(Some(matcher))
+    })?;
+    Some(all.into_iter().flatten().collect())
 }
 
 fn named<'a>(field: &Field<'a>, problems: &mut Problems) -> Option<(Field<'a>, ValueMatcher)> {
@@ -99,9 +124,9 @@ fn is_regex(map: &Map<'_>, problems: &mut Problems) -> Option<bool> {
 pub(super) fn grpc(field: &Field<'_>, problems: &mut Problems) -> Option<Match> {
     let map = field.map_of(&["method", "headers"], problems)?;
     let path = map.optional("method", (PathMatch::Any, 0, 0), |field| method(&field, problems));
-    let headers = map.each_up_to("headers", MAX_HEADERS, problems, header)?;
+    let headers = headers(&map, problems)?;
     let (path, service, method) = path?;
-    let order = [0, rank(service), rank(method), rank(headers.len()), 0];
+    let order = [0, rank(service), rank(method), rank(headers.len())];
     Some((RequestMatch { protocol: RequestProtocol::Grpc, path, headers, query: Vec::new() }, order))
 }
 

@@ -1,10 +1,12 @@
 //! HTTPRoute and GRPCRoute.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::attached::Attached;
 use super::overlay::{Limit, Overlay, merge};
-use super::{Context, KGATEWAY, OBJECT, connects, is_same, linkerd, matches, port};
+use super::{Context, KGATEWAY, OBJECT, connects, is_route, is_same, linkerd, matches, port};
+use crate::dialect::Document;
 use crate::dialect::common::{self, Metadata};
 use crate::dialect::fields::{Field, Map, Problems};
 use crate::dialect::note::Code;
@@ -24,10 +26,10 @@ pub(super) struct ReadRoute<'a> {
 /// A name and a namespace.
 type Named<'a> = (&'a str, Option<&'a str>);
 
-/// The limits of the Gateway API's own schema, but for that of the matches of a document.
+/// The limits of the Gateway API's own schema.
 const MAX_RULES: usize = 16;
 const MAX_MATCHES: usize = 64;
-const MAX_ROUTES: usize = 256;
+const MAX_MATCHES_TOGETHER: usize = 128;
 const MAX_FILTERS: usize = 16;
 const MAX_BACKENDS: usize = 16;
 const MAX_HOSTNAMES: usize = 16;
@@ -37,22 +39,40 @@ const MAX_PARENTS: usize = 32;
 #[derive(Default)]
 struct Parents<'a> {
     gateways: Vec<Named<'a>>,
+    /// It hangs on something that is told by its hostnames, or on nothing.
+    has_hostnames: bool,
     services: Vec<(Named<'a>, Vec<Destination>)>,
 }
 
-pub(super) fn read<'a>(
-    kind: &'static str,
-    root: &Field<'a>,
+/// The routes of all documents. Where matches are equal, those of the oldest document come first, and then those of the first
+/// by name.
+pub(super) fn read_all<'a>(
+    documents: &[Document<'a>],
+    context: &Context<'a>,
+    problems: &mut Problems,
+) -> Vec<ReadRoute<'a>> {
+    let routes = documents.iter().filter(|document| is_route(document.kind));
+    let mut routes: Vec<_> = routes
+        .filter_map(|Document { kind, root, .. }| Some((*kind, root, common::metadata(root, problems)?)))
+        .collect();
+    routes.sort_by(|(.., one), (.., other)| one.age().cmp(&other.age()));
+    (0..).zip(routes).filter_map(|(age, route)| read(age, route, context, problems)).collect()
+}
+
+fn read<'a>(
+    age: u32,
+    (kind, root, metadata): (&'static str, &Field<'a>, Metadata<'a>),
     context: &Context<'a>,
     problems: &mut Problems,
 ) -> Option<ReadRoute<'a>> {
-    let metadata = common::metadata(root, problems);
-    let annotations = linkerd::annotations(root, problems);
     let spec = root.map_of(OBJECT, problems)?.required("spec", problems)?;
     let spec_map =
         spec.map_ignoring(&["parentRefs", "hostnames", "rules"], &["useDefaultGateways"], problems)?;
-    let metadata = metadata?;
-    let parents = parents(&spec_map, &metadata, problems);
+    let parents = parents(&spec_map, &metadata, context, problems);
+    let service = parents.iter().flat_map(|parents| &parents.services).find_map(|((name, namespace), _)| {
+        context.services.iter().find(|service| service.is(name, *namespace))
+    });
+    let annotations = linkerd::of_route(kind, root, service, problems);
     let hosts = spec_map.each_up_to("hostnames", MAX_HOSTNAMES, problems, |field, problems| {
         let text = field.text(problems)?;
         let address = if text.starts_with("*.") {
@@ -68,7 +88,7 @@ pub(super) fn read<'a>(
         problems.note(Code::Ignored, &names.here(), message);
     }
     let mut to: Vec<_> = parents.services.iter().flat_map(|(_, to)| to.clone()).collect();
-    if !parents.gateways.is_empty() || parents.services.is_empty() {
+    if parents.has_hostnames {
         if hosts.is_empty() {
             let message = "without hostnames it applies to every destination; name some";
             problems.note(Code::AppliesEverywhere, &root.place(&["spec", "hostnames"]), message);
@@ -78,7 +98,7 @@ pub(super) fn read<'a>(
         }
     }
     let mut rules =
-        Rules { kind, context, metadata: &metadata, parents: &parents, annotations: &annotations };
+        Rules { kind, age, context, metadata: &metadata, parents: &parents, annotations: &annotations };
     let mut services: Vec<_> = parents.services.iter().map(|(name, _)| *name).collect();
     let mut routes = Vec::new();
     let mut is_sound = true;
@@ -91,17 +111,34 @@ pub(super) fn read<'a>(
         None => vec![spec],
     };
     let has_rules = spec_map.get("rules").is_some();
+    let mut names: Vec<Cow<'_, str>> = Vec::new();
+    let mut count = 0;
     for (index, rule) in list.iter().enumerate() {
         match rules.read(rule, index, has_rules, &mut services, problems) {
             Some(read) => routes.extend(read),
             None => is_sound = false,
         }
+        // A rule of an HTTPRoute without matches has one for every path.
+        count += rule.child("matches").map_or(usize::from(kind == "HTTPRoute"), |list| list.items().count());
+        if let Some(field) = rule.child("name").filter(|_| has_rules)
+            && let Some(name) = field.word()
+        {
+            if names.contains(&name) {
+                is_sound &=
+                    field.problem::<()>(format!("another rule is named {name:?}"), problems).is_some();
+            }
+            names.push(name);
+        }
     }
     is_sound.then_some(())?;
-    if routes.len() > MAX_ROUTES {
+    if count > MAX_MATCHES_TOGETHER {
         let message =
-            format!("the rules may have at most {MAX_ROUTES} matches together, and have {}", routes.len());
+            format!("the rules may have at most {MAX_MATCHES_TOGETHER} matches together, and have {count}");
         return spec_map.get("rules").and_then(|rules| rules.problem(message, problems));
+    }
+    // All that it hangs on goes by something else.
+    if to.is_empty() && !parents.has_hostnames {
+        return None;
     }
     let name = PolicyName::of_kind(kind, metadata.namespace, metadata.name);
     let tcp = connects(
@@ -112,23 +149,38 @@ pub(super) fn read<'a>(
     Some(ReadRoute { policy: Policy { tcp, sources, ..super::policy(name, root, to, routes) }, services })
 }
 
-fn parents<'a>(spec: &Map<'a>, metadata: &Metadata<'a>, problems: &mut Problems) -> Option<Parents<'a>> {
-    let mut parents = Parents::default();
+fn parents<'a>(
+    spec: &Map<'a>,
+    metadata: &Metadata<'a>,
+    context: &Context<'a>,
+    problems: &mut Problems,
+) -> Option<Parents<'a>> {
+    let mut parents = Parents { has_hostnames: spec.get("parentRefs").is_none(), ..Parents::default() };
     spec.each_up_to("parentRefs", MAX_PARENTS, problems, |field, problems| {
         let known = ["group", "kind", "name", "namespace", "sectionName", "port"];
         let map = field.map_of(&known, problems)?;
-        let kinds = [("Gateway", false), ("Service", true)];
-        let is_service = map.optional("kind", false, |field| field.one_of(&kinds, problems));
+        let kinds = ["Gateway", "Service", "ListenerSet", "XListenerSet", "EgressNetwork", "ServiceEntry"];
+        let kinds = kinds.map(|kind| (kind, kind));
+        let kind = map.optional("kind", "Gateway", |field| field.one_of(&kinds, problems));
         let name = map.required("name", problems).and_then(|field| field.text(problems));
         let namespace = map.optional("namespace", metadata.namespace, |field| field.text(problems).map(Some));
         let port = map.optional("port", None, |field| port(&field, problems).map(Some));
         let (name, namespace, port) = (name?, namespace?, port?);
-        if is_service? {
-            parents.services.push(((name, namespace), super::service(name, namespace, port)));
-        } else {
-            for listener in ["sectionName", "port"].into_iter().filter_map(|name| map.get(name)) {
-                problems.note(Code::Ignored, &listener.here(), "there are no listeners here");
+        let kind = kind?;
+        if kind == "Service" {
+            if context.profiles.iter().any(|(known, of)| known == name && is_same(Some(of), namespace)) {
+                let message = "Linkerd takes no routes of a Service that has a ServiceProfile";
+                problems.note(Code::InertSetting, &field.here(), message);
+                return Some(());
             }
+            parents.services.push(((name, namespace), super::service(name, namespace, port)));
+            return Some(());
+        }
+        for listener in ["sectionName", "port"].into_iter().filter_map(|name| map.get(name)) {
+            problems.note(Code::Ignored, &listener.here(), "there are no listeners here");
+        }
+        parents.has_hostnames = true;
+        if kind == "Gateway" {
             parents.gateways.push((name, namespace));
         }
         Some(())
@@ -138,6 +190,7 @@ fn parents<'a>(spec: &Map<'a>, metadata: &Metadata<'a>, problems: &mut Problems)
 
 struct Rules<'r, 'a> {
     kind: &'static str,
+    age: u32,
     context: &'r Context<'a>,
     metadata: &'r Metadata<'a>,
     parents: &'r Parents<'a>,
@@ -188,9 +241,9 @@ impl<'a> Rules<'_, 'a> {
         let (http, sources): (Arc<HttpPolicy>, _) = (Arc::new(http), Arc::new(Sources::new(places)));
         let (targets, within): (Arc<[Target]>, _) = (targets?.into(), u32::try_from(index).ok()?);
         let name: Box<str> = name.map_or_else(|| format!("rules[{index}]").into(), Box::from);
-        let route = |(matcher, among_all)| Route {
+        let route = |(matcher, [first, second, third, fourth]): matches::Match| Route {
             name: name.clone(),
-            precedence: Precedence { among_all, within },
+            precedence: Precedence { among_all: [first, second, third, fourth, self.age], within },
             matcher,
             http: Arc::clone(&http),
             targets: Arc::clone(&targets),
@@ -202,23 +255,17 @@ impl<'a> Rules<'_, 'a> {
     /// What is said of a rule's requests, the most specific first.
     fn overlays<'o>(&'o self, rule: Option<&str>, refs: &[usize], own: &'o Overlay) -> Vec<&'o Overlay> {
         let attached = &self.context.attached;
+        let Metadata { name, namespace, .. } = self.metadata;
         let aimed = |level: usize| {
             attached.iter().filter(move |one| {
                 one.aims.iter().any(|aim| match (level, aim.kind) {
-                    (2, "Gateway") => self
-                        .parents
-                        .gateways
-                        .iter()
-                        .any(|(name, namespace)| *name == aim.name && is_same(*namespace, aim.namespace)),
-                    (0 | 1, kind) if kind == self.kind => {
-                        aim.name == self.metadata.name
-                            && is_same(self.metadata.namespace, aim.namespace)
-                            && if level == 0 {
-                                aim.section.is_some() && aim.section == rule
-                            } else {
-                                aim.section.is_none()
-                            }
+                    (2, "Gateway") => {
+                        self.parents.gateways.iter().any(|(name, namespace)| aim.is_at(name, *namespace))
                     }
+                    (0, kind) if kind == self.kind => {
+                        aim.section.is_some() && aim.section == rule && aim.is_at(name, *namespace)
+                    }
+                    (1, kind) if kind == self.kind => aim.section.is_none() && aim.is_at(name, *namespace),
                     _ => false,
                 })
             })
@@ -373,7 +420,7 @@ fn retry(field: &Field<'_>, problems: &mut Problems) -> Option<RequestRetry> {
     let default = common::envoy_defaults().retry;
     let codes =
         map.each("codes", problems, |field, problems| u16::try_from(field.whole(400..=599, problems)?).ok());
-    let attempts = map.optional("attempts", 1, |field| field.whole(1..=u32::MAX, problems));
+    let attempts = map.optional("attempts", 1, |field| field.whole(0..=u32::MAX, problems));
     let backoff = map.optional("backoff", default.backoff, |field| {
         let base = field.duration(problems)?;
         field.accept(Backoff::try_new(base, None), problems)

@@ -1,5 +1,10 @@
 //! The documents as they are written, and what becomes of them.
 
+mod attached;
+mod linkerd;
+mod matches;
+mod profile;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,7 +12,6 @@ use proptest::prelude::*;
 
 use crate::dialect::{Code, Parsed, parse};
 use crate::policy::{AddedHeaders, Setting};
-use crate::retry::ConnectRetry;
 use crate::retry::request::{Condition, Conditions};
 
 const OPTION: &str = "
@@ -107,15 +111,19 @@ fn a_rule_says_how_it_is_retried() {
 
 #[test]
 fn what_is_wrong_is_told() {
-    let at = "p.yaml:4: spec.rules[0]";
+    let at = "p.yaml:4: spec.rules";
     for (text, problem) in [
-        ("{retry: {codes: [399]}}", ".retry.codes[0]: expected a whole number from 400 to 599, found 399"),
-        ("{retry: {attempts: 0}}", ".retry.attempts: expected a whole number from 1 to 4294967295, found 0"),
+        ("{retry: {codes: [399]}}", "[0].retry.codes[0]: expected a whole number from 400 to 599, found 399"),
+        (
+            "{retry: {attempts: -1}}",
+            "[0].retry.attempts: expected a whole number from 0 to 4294967295, found -1",
+        ),
+        ("{name: a}, {name: b}, {name: a}", "[2].name: another rule is named \"a\""),
         (
             "{timeouts: {request: 1s, backendRequest: 2s}}",
-            ".timeouts.backendRequest: it must not be longer than request",
+            "[0].timeouts.backendRequest: it must not be longer than request",
         ),
-        ("{backendRefs: [{name: a, weight: 0}]}", ": no backend has a weight of more than 0"),
+        ("{backendRefs: [{name: a, weight: 0}]}", "[0]: no backend has a weight of more than 0"),
     ] {
         assert_eq!(problems(&rule(text)), [format!("{at}{problem}")]);
     }
@@ -171,37 +179,6 @@ fn service(annotations: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: a, annotations: {{{annotations}}}}}\nspec: {{}}\n"
     )
-}
-
-#[test]
-fn linkerd_s_annotations_are_read() {
-    let text = service(
-        "retry.linkerd.io/http: '503,500-501', retry.linkerd.io/grpc: 'unavailable', retry.linkerd.io/limit: '2', \
-         retry.linkerd.io/timeout: 300ms, timeout.linkerd.io/request: 3s, timeout.linkerd.io/response: 2s, \
-         timeout.linkerd.io/idle: 9s",
-    );
-    let policy = &parsed(&text).policies[0];
-    assert_eq!(policy.to.len(), 4);
-    let http = &policy.routes[0].http;
-    assert_eq!(http.retry.status_codes.iter().collect::<Vec<_>>(), [500, 501, 503]);
-    assert_eq!(
-        http.retry.retry_on,
-        Conditions::of(&[Condition::RetriableStatusCodes, Condition::Unavailable])
-    );
-    assert_eq!((http.retry.num_retries, http.max_buffered_body), (2, 65_536));
-    assert_eq!(http.retry.per_try_timeout, Some(Duration::from_millis(300)));
-    assert_eq!(
-        (http.timeout, http.idle_timeout),
-        (Some(Duration::from_secs(2)), Some(Duration::from_secs(9)))
-    );
-    assert!(parsed(&service("other: a")).policies.is_empty());
-    let inert = parsed(&service("retry.linkerd.io/limit: '2'")).notes;
-    assert!(inert.iter().any(|note| note.code == Code::InertSetting), "{inert:?}");
-    for bad in
-        ["retry.linkerd.io/http: '6xx'", "retry.linkerd.io/grpc: maybe", "retry.linkerd.io/limits: '2'"]
-    {
-        assert_eq!(problems(&service(bad)).len(), 1, "{bad}");
-    }
 }
 
 #[test]
@@ -280,14 +257,14 @@ fn there_may_be_only_so_much() {
             limit("rules[0].matches[0].queryParams", 16, 17),
         ),
         (
-            spec(&format!("rules: {}", many(&format!("{{matches: {}}}", matches(52)), 5))),
-            "p.yaml:4: spec.rules: the rules may have at most 256 matches together, and have 260".to_owned(),
+            spec(&format!("rules: [{{matches: {}}}, {{matches: {}}}, {{}}]", matches(64), matches(64))),
+            "p.yaml:4: spec.rules: the rules may have at most 128 matches together, and have 129".to_owned(),
         ),
     ] {
         assert_eq!(problems(&text), [problem]);
     }
-    let all = spec(&format!("rules: {}", many(&format!("{{matches: {}}}", matches(64)), 4)));
-    assert_eq!(parsed(&all).policies[0].routes.len(), 256);
+    let all = spec(&format!("rules: {}", many(&format!("{{matches: {}}}", matches(64)), 2)));
+    assert_eq!(parsed(&all).policies[0].routes.len(), 128);
 }
 
 #[test]
@@ -334,7 +311,8 @@ fn a_target_that_is_not_there_does_not_become_everything() {
     assert_eq!(unused.policies.len(), 1);
     assert_notes(
         &unused,
-        "p.yaml:22: spec.targetRefs: warning[inert-setting]: no route hangs on any of its targets, so it applies to nothing",
+        "p.yaml:20: metadata.name: warning[inert-setting]: no route here refers to it, and none hangs on a target of it, so it \
+         applies to nothing",
     );
 }
 
@@ -352,6 +330,23 @@ fn hostnames_are_not_for_services() {
         &parsed,
         "p.yaml:4: spec.hostnames: warning[ignored]: hostnames do not narrow what is sent to a Service that the route \
          hangs on",
+    );
+}
+
+#[test]
+fn what_is_no_service_is_told_by_hostnames() {
+    for kind in ["Gateway", "ListenerSet", "XListenerSet", "EgressNetwork", "ServiceEntry"] {
+        let text = rule("{}")
+            .replace("spec: {", "spec: {hostnames: [a.example], ")
+            .replace("[{kind: Service", &format!("[{{kind: {kind}, name: x}}, {{kind: Service"));
+        assert_eq!(parsed(&text).policies[0].to.len(), 2, "{kind}");
+    }
+    assert_eq!(
+        problems(&rule("{}").replace("kind: Service", "kind: Server")),
+        [
+            "p.yaml:4: spec.parentRefs[0].kind: expected one of Gateway, Service, ListenerSet, XListenerSet, EgressNetwork, \
+             ServiceEntry, found \"Server\""
+        ]
     );
 }
 
@@ -440,19 +435,6 @@ fn the_least_rate_of_retries_is_not_rounded() {
         );
     }
     assert_eq!(parsed(&budget("count: 3, interval: 500ms")).policies[0].budget.min_per_second(), 6);
-}
-
-#[test]
-fn linkerd_s_time_limits_say_nothing_of_connects() {
-    let attempts = |text: &str| parsed(text).policies[0].tcp.max_connect_attempts().get();
-    assert_eq!(attempts(&service("timeout.linkerd.io/request: 3s")), 1);
-    let with = |annotation: &str, rules: &str| {
-        attempts(&rule(rules).replace("{name: a}", &format!("{{name: a, annotations: {{{annotation}}}}}")))
-    };
-    assert_eq!(with("timeout.linkerd.io/request: 3s", "{}"), 1);
-    assert_eq!(with("timeout.linkerd.io/request: 3s", "{retry: {attempts: 1}}"), 2);
-    let default = ConnectRetry::default().max_connect_attempts().get();
-    assert_eq!(with("retry.linkerd.io/http: 5xx", "{}"), default);
 }
 
 fn any_value() -> impl Strategy<Value = String> {

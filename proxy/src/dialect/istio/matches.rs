@@ -1,17 +1,30 @@
 //! Which requests an entry of `match` is for.
 
+use std::num::NonZeroU16;
 use std::slice;
 
 use super::super::fields::{Field, Map, Problems};
+use super::super::note::Code;
+use super::port;
+use super::service::Context;
 use crate::policy::{
-    HeaderMatcher, HeaderName, PathMatch, Pattern, QueryMatcher, RequestMatch, ValueMatcher,
+    HeaderMatcher, HeaderName, LabelMatch, PathMatch, Pattern, QueryMatcher, RequestMatch, ValueMatcher,
+    WorkloadSelector,
 };
 
 /// Each header that a request may go without doubles the routes.
 const MAX_WITHOUT: usize = 4;
 
-/// The requests that an entry is for: those that any of these matches.
-pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<RequestMatch>> {
+/// What an entry of `match` asks for.
+#[derive(Clone, Default)]
+pub(super) struct Found {
+    /// The requests that any of these matches. None where it is for gateways alone.
+    pub(super) matchers: Vec<RequestMatch>,
+    pub(super) port: Option<NonZeroU16>,
+    pub(super) source: WorkloadSelector,
+}
+
+pub(super) fn read(field: &Field<'_>, context: &Context<'_>, problems: &mut Problems) -> Option<Found> {
     let known = [
         "name",
         "uri",
@@ -28,16 +41,10 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<Req
         "sourceNamespace",
     ];
     let map = field.map_ignoring(&known, &["statPrefix"], problems)?;
-    let mut is_sound = true;
-    for field in ["port", "sourceLabels", "sourceNamespace"].iter().filter_map(|name| map.get(name)) {
-        let message = "requests can't be told by it here; leave the field out, or the whole match";
-        is_sound &= field.problem::<()>(message, problems).is_some();
-    }
     let name = map.optional("name", None, |field| field.text(problems).map(Some));
-    let gateways = map.each("gateways", problems, |field, problems| match field.text(problems)? {
-        "mesh" => Some(()),
-        _ => field.expected(&"mesh, since there are no gateways here", problems),
-    });
+    let gateways = map.each("gateways", problems, Field::text);
+    let port = map.optional("port", None, |field| port(&field, problems).map(Some));
+    let source = source(&map, problems);
     let ignore_case = map.optional("ignoreUriCase", false, |field| field.boolean(problems));
     let path = map.optional("uri", PathMatch::Any, |field| path(&field, ignore_case?, problems));
     let query = values(&map, "queryParams", problems, |name, value, _, _| {
@@ -48,11 +55,18 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<Req
     let pseudo = pseudo(&map, problems);
     let (path, query, mut headers, without) = (path?, query?, headers?, without?);
     headers.extend(pseudo?);
-    let _ = (name?, gateways?, ignore_case?);
-    is_sound.then_some(())?;
+    let (_, _) = (name?, ignore_case?);
+    let (gateways, port, source) = (gateways?, port?, source?);
     if let Some(field) = map.get("withoutHeaders").filter(|_| without.len() > MAX_WITHOUT) {
         let message = format!("{} headers are too many; there may be {MAX_WITHOUT}", without.len());
         return field.problem(message, problems);
+    }
+    if let Some(field) = map.get("gateways")
+        && !gateways.iter().any(|name| context.gateways.contains(name))
+    {
+        let message = "it is for gateways alone, and there are none here; nothing is done about it";
+        problems.note(Code::Ignored, &field.here(), message);
+        return Some(Found::default());
     }
     let all = without.into_iter().fold(vec![headers], |all, header| {
         let ways = ways_without(&header);
@@ -66,7 +80,20 @@ pub(super) fn read(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<Req
         query: query.clone(),
         ..RequestMatch::default()
     };
-    Some(all.into_iter().map(matcher).collect())
+    Some(Found { matchers: all.into_iter().map(matcher).collect(), port, source })
+}
+
+/// The workloads that it is for.
+fn source(map: &Map<'_>, problems: &mut Problems) -> Option<WorkloadSelector> {
+    let labels = map.optional("sourceLabels", Vec::new(), |field| {
+        let labels = field.map(problems)?;
+        let label = |(name, value): (&str, Field<'_>)| {
+            Some((name.into(), LabelMatch::Is(value.text(problems)?.into())))
+        };
+        labels.entries().map(label).collect()
+    });
+    let namespace = map.optional("sourceNamespace", None, |field| field.text(problems).map(Some));
+    Some(WorkloadSelector { namespace: namespace?.map(Box::from), labels: labels?, cgroup: None })
 }
 
 /// A request without a header is taken for one where it is empty.

@@ -71,19 +71,12 @@ fn retry_on(field: &Field<'_>, problems: &mut Problems) -> Option<(Conditions, S
     let (mut conditions, mut codes) = (Vec::new(), Vec::new());
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         let code = word.parse::<u16>().ok().filter(|code| StatusCodes::RANGE.contains(code));
-        let condition = Condition::ALL.into_iter().find(|known| known.as_str() == word);
-        match (code, condition) {
-            (Some(code), _) => {
+        match code {
+            Some(code) => {
                 codes.push(code);
                 conditions.push(Condition::RetriableStatusCodes);
             }
-            (None, Some(condition)) => conditions.push(condition),
-            (None, None) => {
-                let words: Vec<_> = Condition::ALL.into_iter().map(Condition::as_str).collect();
-                let message =
-                    format!("{word:?} is no condition and does nothing; there are {}", words.join(", "));
-                problems.note(Code::InertSetting, &field.here(), message);
-            }
+            None => conditions.extend(common::condition(word, field, problems)),
         }
     }
     let codes = field.accept(StatusCodes::try_new(codes), problems)?;
