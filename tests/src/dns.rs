@@ -17,10 +17,22 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Serves `zone` on UDP at `address`; every other name does not exist.
+    /// Serves `zone` on UDP at `address`, for a second at a time; every other name does not exist.
     pub fn start(netns: &Netns, address: SocketAddr, zone: &[(&str, &[IpAddr])]) -> Result<Self> {
         let zone: Vec<(String, Vec<IpAddr>)> =
             zone.iter().map(|(name, addresses)| ((*name).to_owned(), addresses.to_vec())).collect();
+        Self::answering(netns, address, 1, move |name| {
+            zone.iter().find(|(known, _)| known == name).map(|(_, addresses)| addresses.clone())
+        })
+    }
+
+    /// Serves the addresses that are said of a name, for so many seconds at a time. None: it does not exist.
+    pub fn answering(
+        netns: &Netns,
+        address: SocketAddr,
+        seconds: u32,
+        zone: impl Fn(&str) -> Option<Vec<IpAddr>> + Send + 'static,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let serving = netns.run(move || {
@@ -30,7 +42,7 @@ impl Dns {
                 let mut question = [0; 512];
                 while !stopped.load(Ordering::Relaxed) {
                     let Ok((length, from)) = socket.recv_from(&mut question) else { continue };
-                    if let Some(answer) = answer(&question[..length], &zone) {
+                    if let Some(answer) = answer(&question[..length], seconds, &zone) {
                         drop(socket.send_to(&answer, from));
                     }
                 }
@@ -50,7 +62,7 @@ impl Drop for Dns {
 }
 
 /// The answer to one query (RFC 1035, section 4); `None` for what is not a query with one question.
-fn answer(query: &[u8], zone: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
+fn answer(query: &[u8], seconds: u32, zone: &impl Fn(&str) -> Option<Vec<IpAddr>>) -> Option<Vec<u8>> {
     let header = query.get(..12)?;
     if header.get(4..6)? != [0, 1] {
         return None;
@@ -69,9 +81,9 @@ fn answer(query: &[u8], zone: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
     let question = query.get(12..at + 4)?;
     let kind = u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]);
     let name = labels.join(".");
-    let addresses = zone.iter().find(|(known, _)| *known == name).map(|(_, addresses)| addresses);
+    let addresses = zone(&name);
     let records: Vec<Vec<u8>> = addresses
-        .into_iter()
+        .iter()
         .flatten()
         .filter_map(|address| match (address, kind) {
             (IpAddr::V4(v4), 1) => Some(v4.octets().to_vec()),
@@ -88,10 +100,11 @@ fn answer(query: &[u8], zone: &[(String, Vec<IpAddr>)]) -> Option<Vec<u8>> {
     reply.extend([0, 0, 0, 0]);
     reply.extend(question);
     for data in records {
-        // The name, as a pointer to the question's; kind; class IN; a time to live of 1 s.
+        // The name, as a pointer to the question's; kind; class IN; the time to live.
         reply.extend([0xc0, 12]);
         reply.extend(kind.to_be_bytes());
-        reply.extend([0, 1, 0, 0, 0, 1]);
+        reply.extend([0, 1]);
+        reply.extend(seconds.to_be_bytes());
         reply.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
         reply.extend(data);
     }

@@ -83,6 +83,12 @@ impl World {
         Ok(world)
     }
 
+    /// Makes all addresses of a network the server's.
+    pub fn lead_to_server(&self, network: &str) -> Result<()> {
+        self.server.ip(&["route", "add", "local", network, "dev", "lo"])?;
+        self.pod.ip(&["route", "add", network, "via", &SERVER_V4.to_string()])
+    }
+
     /// Leaves a process in a cgroup and the pod's namespace, as every pod has one: the agent finds a workload's
     /// namespace through its processes. It ends with its cgroup.
     pub fn pause(&self, cgroup: &Cgroup) -> Result<()> {

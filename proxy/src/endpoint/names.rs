@@ -6,7 +6,13 @@
 
 use super::Addresses;
 use crate::policy::Host;
-use hickory_resolver::{TokioResolver, net::runtime::TokioRuntimeProvider, system_conf::parse_resolv_conf};
+use hickory_resolver::{
+    TokioResolver,
+    lookup_ip::LookupIp,
+    net::{NetError, runtime::TokioRuntimeProvider},
+    proto::{ProtoError, rr::Name},
+    system_conf::parse_resolv_conf,
+};
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
@@ -136,6 +142,16 @@ impl Names {
     }
 }
 
+async fn lookup(resolver: &TokioResolver, host: &Host) -> Result<LookupIp, NetError> {
+    resolver.lookup_ip(whole(host)?).await
+}
+
+/// The dot keeps the resolver from trying its search domains: a policy names the host in full. It is read as ASCII, because a
+/// text of any script may have no `_` in it.
+fn whole(host: &Host) -> Result<Name, ProtoError> {
+    Name::from_ascii(format!("{}.", host.as_str()))
+}
+
 async fn follow(
     names: Names,
     resolver: Rc<TokioResolver>,
@@ -145,8 +161,7 @@ async fn follow(
     let mut first_answer = Some(first_answer);
     let mut was_failing = false;
     loop {
-        // The dot keeps the resolver from trying its search domains: a policy names the host in full.
-        let pause = match resolver.lookup_ip(format!("{}.", host.as_str())).await {
+        let pause = match lookup(&resolver, &host).await {
             Ok(answer) => {
                 names.learn(&host, answer.iter());
                 was_failing = false;
@@ -163,5 +178,19 @@ async fn follow(
         };
         drop(first_answer.take());
         sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whole;
+
+    /// Kuma calls a service `backend_shop_svc_80.mesh`.
+    #[test]
+    fn every_host_of_a_policy_can_be_asked_for() {
+        for host in ["backend_shop_svc_80.mesh", "db.shop.example", "xn--bcher-kva.example", "_tcp.a", "a"] {
+            let name = whole(&host.parse().unwrap()).unwrap();
+            assert_eq!((name.to_ascii(), name.is_fqdn()), (format!("{host}."), true));
+        }
     }
 }

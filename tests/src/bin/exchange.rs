@@ -5,7 +5,7 @@ use std::io::{Write, stdin, stdout};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use redial_tests::exchange::{Answer, Task};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -21,6 +21,8 @@ async fn main() -> Result<()> {
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut running = Vec::new();
     for task in tasks {
+        let is_too_many = task.copies.is_some_and(|copies| copies > AT_ONCE);
+        ensure!(!is_too_many, "{}: more than {AT_ONCE} copies", task.name);
         sleep(APART).await;
         let room = Arc::clone(&room);
         running.push(tokio::spawn(async move {

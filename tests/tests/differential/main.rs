@@ -24,9 +24,28 @@
 //!   differs: {name: grpc-trailers, redial: {attempts/1: {path: /}, client/0/responses/0/status: 200}}
 //! ```
 //!
+//! # Policies of other systems
+//!
+//! In place of `policy` a scenario may have `import`: a document of another system, as it stands, and the part of Envoy's
+//! configuration that this system's control plane makes of it, by its own code. [`import::Import`] has the fields and the
+//! placeholders:
+//!
+//! ```yaml
+//!   import:
+//!     documents: |
+//!       {type: MeshRetry, name: {name}, mesh: default, spec: {...}}
+//!     routes: [{match: {prefix: /}, route: {timeout: 0s, retry_policy: {retry_on: gateway-error, num_retries: 1}}}]
+//! ```
+//!
+//! Such a run has a host name and an address of its own, and its requests name that host.
+//!
+//! # To run them
+//!
 //! Nothing about Envoy is recorded: it runs beside redial every time. `SCENARIO=word` runs those whose titles have the
 //! word in them (`timeouts:`, `(H1)`) and prints what was seen.
 
+mod envoy;
+mod import;
 mod observation;
 mod policy;
 mod scenario;
@@ -42,13 +61,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use redial_tests::agent::{Agent, Options};
+use redial_tests::dns::Dns;
 use redial_tests::envoy::Envoy;
 use redial_tests::exchange::{Answer, Protocol, Seen, Task};
 use redial_tests::firewall::{Fate, Firewall};
-use redial_tests::http_upstream::{HttpUpstream, Port};
+use redial_tests::http_upstream::{HttpUpstream, Port, Reaction};
 use redial_tests::world::{SERVER_V4, World};
 use serde_json::Value;
+use tempfile::TempDir;
 
+use crate::import::{Import, Place};
 use crate::observation::{Observation, differences, surprises};
 use crate::scenario::{Network, Scenario};
 
@@ -70,6 +92,9 @@ enum System {
 /// How often a run that differs is made again. What differs for the sake of a busy machine does not differ each time: the
 /// scenarios have to do with time, and so has the Envoy that they are compared with.
 const MORE_RUNS: usize = 2;
+
+/// How long an upstream's script may go on when its client has its answer.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[test]
 fn redial_does_what_envoy_does() -> Result<()> {
@@ -112,16 +137,31 @@ struct Differences<'a> {
 fn compare<'a>(runs: &[Run<'a>]) -> Result<Differences<'a>> {
     let world = World::new("envoy")?;
     let firewall = Firewall::new(&world.server)?;
-    let ports = runs.iter().flat_map(|run| [System::Envoy, System::Redial].map(|system| run.port(system)));
-    let upstream = HttpUpstream::start(&world.server, ports.collect())?;
+    world.lead_to_server(import::NETWORK)?;
+    let _dns = dns(&world, runs)?;
+    let ports = runs.iter().flat_map(|run| [System::Envoy, System::Redial].map(|system| run.ports(system)));
+    let upstream = HttpUpstream::start(&world.server, ports.flatten().collect())?;
     for run in runs {
         run.set_fate(&firewall)?;
     }
     let mut envoy = Envoy::start(&world.server, &bootstrap(runs)?)?;
-    let arguments = ["--node-budget-percent", "100", "--node-budget-min-per-second", "100000"];
-    let documents = documents(runs)?;
-    let options = Options { config: Some(&documents), arguments: &arguments, ..Options::default() };
+    let files = documents(runs)?;
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let (config, resolv_conf) = (path("documents"), path("resolv.conf"));
+    let arguments = [
+        "--node-budget-percent",
+        "100",
+        "--node-budget-min-per-second",
+        "100000",
+        "--config",
+        &config,
+        "--resolv-conf",
+        &resolv_conf,
+    ];
+    // Where the name server can be reached.
+    let options = Options { netns: Some(&world.pod), arguments: &arguments, ..Options::default() };
     let agent = Agent::start_with(&[&world.cgroup], &options)?;
+    ensure!(!agent.log()?.contains("cannot resolve"), "redial does not find every host:\n{}", agent.log()?);
 
     let world = &world;
     let (with_envoy, with_redial) = thread::scope(|scope| {
@@ -151,7 +191,7 @@ fn compare<'a>(runs: &[Run<'a>]) -> Result<Differences<'a>> {
 #[test]
 fn every_intended_difference_is_documented() -> Result<()> {
     let scenarios = Scenario::all()?;
-    ensure!(scenarios.len() >= 150, "only {} scenarios", scenarios.len());
+    ensure!(scenarios.len() >= 500, "only {} scenarios", scenarios.len());
     let mut names = BTreeSet::new();
     for scenario in &scenarios {
         ensure!(names.insert(&scenario.name), "{} is there twice", scenario.name);
@@ -205,22 +245,49 @@ fn title(scenario: &Scenario, protocol: Protocol) -> String {
 }
 
 fn bootstrap(runs: &[Run<'_>]) -> Result<Value> {
-    let parts = runs.iter().map(|run| {
-        let (from, to) = (run.dialled(System::Envoy), run.upstream(System::Envoy));
-        policy::envoy(run.scenario, run.protocol, &run.name(), from, to)
-    });
-    Ok(policy::bootstrap(parts.collect::<Result<_>>()?))
+    let (mut listeners, mut clusters) = (Vec::new(), Vec::new());
+    for run in runs {
+        let from = run.dialled(System::Envoy);
+        if let Some(import) = &run.scenario.import {
+            let (listener, all) = import.envoy(run.protocol, run.place(System::Envoy), from)?;
+            listeners.push(listener);
+            clusters.extend(all);
+        } else {
+            let to = run.upstream(System::Envoy);
+            let (listener, cluster) = policy::envoy(run.scenario, run.protocol, &run.name(), from, to)?;
+            listeners.push(listener);
+            clusters.push(cluster);
+        }
+    }
+    Ok(envoy::bootstrap(&listeners, &clusters))
 }
 
-fn documents(runs: &[Run<'_>]) -> Result<String> {
-    let mut text = String::new();
+/// The folder `documents`, with a file for each run, and `resolv.conf`.
+fn documents(runs: &[Run<'_>]) -> Result<TempDir> {
+    let files = TempDir::new()?;
+    let folder = files.path().join("documents");
+    std::fs::create_dir(&folder)?;
     for run in runs {
-        let port = run.upstream(System::Redial).port();
-        text += "---\n";
-        text += &serde_json::to_string(&policy::document(run.scenario, &run.name(), port)?)?;
-        text += "\n";
+        let place = run.place(System::Redial);
+        let text = if let Some(import) = &run.scenario.import {
+            import.document(place)
+        } else {
+            policy::document(run.scenario, &run.name(), place.port)?.to_string()
+        };
+        std::fs::write(folder.join(format!("{}.yaml", run.name())), text)?;
     }
-    Ok(text)
+    std::fs::write(files.path().join("resolv.conf"), format!("nameserver {SERVER_V4}\n"))?;
+    Ok(files)
+}
+
+/// Has names for the destinations of the runs that need them.
+fn dns(world: &World, runs: &[Run<'_>]) -> Result<Dns> {
+    let upstreams = |import: &Import| import.upstreams.keys().cloned().collect();
+    let named = runs.iter().filter_map(|run| Some((run.index, upstreams(run.scenario.import.as_ref()?))));
+    let named: BTreeMap<u16, Vec<String>> = named.collect();
+    Dns::answering(&world.server, (SERVER_V4, 53).into(), 60, move |name| {
+        import::resolve(name, &named).map(|address| vec![address])
+    })
 }
 
 /// Lets the clients of all runs go through one of the systems, many at once.
@@ -246,6 +313,14 @@ impl Run<'_> {
         format!("run-{}", self.index)
     }
 
+    fn place(&self, system: System) -> Place {
+        let base = match system {
+            System::Envoy => 15_000,
+            System::Redial => 20_000,
+        };
+        Place { index: self.index, port: base + self.index }
+    }
+
     /// What the client dials.
     fn dialled(&self, system: System) -> SocketAddr {
         match system {
@@ -255,21 +330,29 @@ impl Run<'_> {
     }
 
     fn upstream(&self, system: System) -> SocketAddr {
-        let base = match system {
-            System::Envoy => 15_000,
-            System::Redial => 20_000,
-        };
-        (SERVER_V4, base + self.index).into()
+        let place = self.place(system);
+        match &self.scenario.import {
+            Some(_) => place.address(0),
+            None => (SERVER_V4, place.port).into(),
+        }
     }
 
-    fn port(&self, system: System) -> Port {
-        Port {
-            address: self.upstream(system),
+    /// The upstreams besides the scenario's own.
+    fn others(&self, system: System) -> impl Iterator<Item = (&String, &Vec<Reaction>, SocketAddr)> {
+        let all = self.scenario.import.iter().flat_map(|import| &import.upstreams);
+        (1..).zip(all).map(move |(index, (name, script))| (name, script, self.place(system).address(index)))
+    }
+
+    fn ports(&self, system: System) -> Vec<Port> {
+        let port = |address, script: &[Reaction]| Port {
+            address,
             protocol: self.protocol,
-            script: self.scenario.upstream.clone(),
+            script: script.to_vec(),
             connections: self.scenario.connections.clone(),
             by_path: self.scenario.copies.is_some(),
-        }
+        };
+        let others = self.others(system).map(|(_, script, address)| port(address, script));
+        [port(self.upstream(system), &self.scenario.upstream)].into_iter().chain(others).collect()
     }
 
     fn set_fate(&self, firewall: &Firewall<'_>) -> Result<()> {
@@ -288,7 +371,10 @@ impl Run<'_> {
             name: self.name(),
             protocol: self.protocol,
             to: self.dialled(system),
-            client: self.scenario.client.clone(),
+            client: match &self.scenario.import {
+                Some(_) => Import::client(&self.scenario.client, self.place(system)),
+                None => self.scenario.client.clone(),
+            },
             copies: self.scenario.copies,
         }
     }
@@ -303,7 +389,11 @@ impl Run<'_> {
         let at = self.upstream(system);
         let counted = self.scenario.envoy.connects.map(|_| firewall.attempts_to(at.port()));
         Ok(Observation {
-            attempts: upstream.settled(at, Duration::from_secs(3)),
+            attempts: upstream.settled(at, PATIENCE),
+            others: self
+                .others(system)
+                .map(|(name, _, at)| (name.clone(), upstream.settled(at, PATIENCE)))
+                .collect(),
             connects: counted.transpose()?,
             seen: seen.get(&self.name()).cloned().unwrap_or_default(),
         })
@@ -314,14 +404,15 @@ impl Run<'_> {
         let scenario = self.scenario;
         let (envoys, redials) = (envoy.comparable(scenario), redial.comparable(scenario));
         let mut wrong = Vec::new();
-        for word in
-            envoy.contradictions(&scenario.envoy).into_iter().chain(envoy.bad_intervals(&scenario.intervals))
-        {
+        let of_envoy = envoy.contradictions(&scenario.envoy).into_iter();
+        let of_envoy = of_envoy.chain(envoy.bad_intervals(&scenario.intervals));
+        for word in of_envoy.chain(envoy.bad_shares(&scenario.shares)) {
             wrong.push(format!("Envoy itself: {word}"));
         }
         let found = differences(&envoys, &redials);
         wrong.extend(surprises(&scenario.differs, self.protocol, &found));
         wrong.extend(redial.bad_intervals(&scenario.intervals));
+        wrong.extend(redial.bad_shares(&scenario.shares));
         let mut report = format!("\n=== {}\n", title(scenario, self.protocol));
         for word in &wrong {
             let _ = writeln!(report, "  {word}");

@@ -31,6 +31,8 @@ const RESPONSE_IGNORED: &[&str] = &["connection", "date", "keep-alive", "x-envoy
 #[derive(Clone, Debug)]
 pub(crate) struct Observation {
     pub attempts: Vec<Attempt>,
+    /// At the upstreams besides, by name.
+    pub others: BTreeMap<String, Vec<Attempt>>,
     /// Attempts to connect, where the network interferes.
     pub connects: Option<usize>,
     pub seen: Vec<Seen>,
@@ -49,9 +51,13 @@ impl Observation {
     pub(crate) fn comparable(&self, scenario: &Scenario) -> Value {
         if scenario.copies.is_some() {
             // Which of several clients gets what is chance; how many of them is not.
-            return json!({"attempts": self.attempts.len(), "statuses": self.statuses()});
+            let total: usize = self.others.values().map(Vec::len).sum();
+            return json!({"attempts": self.attempts.len(), "others": total, "statuses": self.statuses()});
         }
-        let attempts: Vec<_> = self.attempts.iter().map(|attempt| request(attempt, scenario)).collect();
+        let requests = |attempts: &[Attempt]| -> Vec<_> {
+            attempts.iter().map(|attempt| request(attempt, scenario)).collect()
+        };
+        let others: BTreeMap<_, _> = self.others.iter().map(|(name, all)| (name, requests(all))).collect();
         let client: Vec<_> = self
             .seen
             .iter()
@@ -61,7 +67,8 @@ impl Observation {
                 json!({"responses": responses, "end": seen.end})
             })
             .collect();
-        json!({"attempts": attempts, "connects": self.connects, "client": client})
+        let attempts = requests(&self.attempts);
+        json!({"attempts": attempts, "others": others, "connects": self.connects, "client": client})
     }
 
     /// How long the clients waited, at most.
@@ -79,6 +86,9 @@ impl Observation {
         };
         let last = self.seen.last().and_then(|seen| seen.responses.last());
         check("attempts", facts.attempts.map(Value::from), json!(self.attempts.len()));
+        for (name, expected) in &facts.others {
+            check(name, Some(json!(expected)), json!(self.others.get(name).map(Vec::len)));
+        }
         check("connects", facts.connects.map(Value::from), json!(self.connects));
         check("status", facts.status.map(Value::from), json!(last.map_or(0, |response| response.status)));
         check("end", facts.end.clone().map(Value::from), json!(last.map(|response| response.end.clone())));
@@ -125,6 +135,16 @@ impl Observation {
             }
         }
         wrong
+    }
+
+    /// Which upstreams have more than their share, or less.
+    pub(crate) fn bad_shares(&self, shares: &BTreeMap<String, (usize, usize)>) -> Vec<String> {
+        let count = |name: &str| self.others.get(name).map_or(0, Vec::len);
+        let is_wrong = |(name, (least, most)): &(&String, &(usize, usize))| {
+            !(*least..=*most).contains(&count(name.as_str()))
+        };
+        let wrong = shares.iter().filter(is_wrong);
+        wrong.map(|(name, share)| format!("{name} has {} requests, not {share:?}", count(name))).collect()
     }
 
     fn statuses(&self) -> BTreeMap<u16, usize> {
@@ -241,6 +261,7 @@ fn headers(all: &Fields, ignored: &[&str], scenario: &Scenario) -> Fields {
             None | Some(Compare::Exact) => {
                 kept.insert(name.clone(), values.clone());
             }
+            Some(Compare::Ignored) => {}
             Some(Compare::Presence) => {
                 kept.insert(key, vec!["(present)".to_owned(); values.len()]);
             }

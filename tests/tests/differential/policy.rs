@@ -10,6 +10,7 @@ use redial_tests::exchange::Protocol;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::envoy;
 use crate::scenario::Scenario;
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -146,12 +147,6 @@ fn fast() -> BackOff {
     BackOff { base_interval: "10ms".to_owned(), max_interval: "20ms".to_owned() }
 }
 
-/// Envoy's bootstrap configuration for these listeners and clusters.
-pub(crate) fn bootstrap(parts: Vec<(Value, Value)>) -> Value {
-    let (listeners, clusters): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-    json!({"static_resources": {"listeners": listeners, "clusters": clusters}})
-}
-
 /// The listener and the cluster that do to a scenario's requests what redial is asked to do.
 pub(crate) fn envoy(
     scenario: &Scenario,
@@ -160,46 +155,30 @@ pub(crate) fn envoy(
     from: SocketAddr,
     to: SocketAddr,
 ) -> Result<(Value, Value)> {
-    Ok((listener(&scenario.policy, protocol, name, from)?, cluster(scenario, protocol, name, to)?))
-}
-
-fn listener(policy: &Policy, protocol: Protocol, name: &str, at: SocketAddr) -> Result<Value> {
+    let policy = &scenario.policy;
     let adds = policy.add_headers.as_deref() == Some("envoy");
     let match_all = route(policy, name, &json!({"prefix": "/"}))?;
     let mut connect = route(policy, name, &json!({"connect_matcher": {}}))?;
     connect["route"]["upgrade_configs"] = json!([{"upgrade_type": "CONNECT"}]);
-    let manager = json!({
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": name,
-        "codec_type": match protocol { Protocol::H1 => "HTTP1", Protocol::H2 => "HTTP2" },
-        "http_protocol_options": h1_options(),
-        // Our clients are those of the same host: Envoy believes what they say of retries.
-        "use_remote_address": true,
-        "skip_xff_append": true,
-        "internal_address_config": {"cidr_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]},
-        "server_header_transformation": "PASS_THROUGH",
-        "generate_request_id": adds,
-        "proxy_100_continue": true,
-        "upgrade_configs": [{"upgrade_type": "websocket"}],
-        "delayed_close_timeout": "0.1s",
-        "route_config": {"virtual_hosts": [{
-            "name": name,
-            "domains": ["*"],
-            "include_request_attempt_count": adds,
-            "include_attempt_count_in_response": adds,
-            "include_is_timeout_retry_header": adds,
-            "routes": [connect, match_all],
-        }]},
-        "http_filters": [{"name": "router", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
-            "suppress_envoy_headers": !adds,
-        }}],
+    let host = json!({
+        "include_request_attempt_count": adds,
+        "include_attempt_count_in_response": adds,
+        "include_is_timeout_retry_header": adds,
+        "routes": [connect, match_all],
     });
-    Ok(json!({
-        "name": name,
-        "address": address(at),
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-    }))
+    let mut cluster = envoy::cluster(protocol, name, to);
+    cluster["connect_timeout"] = json!(seconds(&format!("{}ms", scenario.connect_timeout.unwrap_or(5000)))?);
+    let thresholds = &mut cluster["circuit_breakers"]["thresholds"][0];
+    if let Some(max) = policy.max_concurrent_retries {
+        thresholds["max_retries"] = json!(max);
+    }
+    if let Some(budget) = &scenario.budget {
+        thresholds["retry_budget"] = json!({
+            "budget_percent": {"value": budget.percent},
+            "min_retry_concurrency": budget.min_per_second,
+        });
+    }
+    Ok((envoy::listener(protocol, name, from, host, adds), cluster))
 }
 
 fn route(policy: &Policy, cluster: &str, matching: &Value) -> Result<Value> {
@@ -279,59 +258,6 @@ fn matcher(header: &HeaderMatch) -> Option<Value> {
         _ => return None,
     };
     Some(json!({"name": header.name, "string_match": rule}))
-}
-
-fn cluster(scenario: &Scenario, protocol: Protocol, name: &str, to: SocketAddr) -> Result<Value> {
-    let options = match protocol {
-        Protocol::H1 => json!({"http_protocol_options": h1_options()}),
-        Protocol::H2 => json!({"http2_protocol_options": {}}),
-    };
-    let unlimited = 1_000_000;
-    let mut thresholds = json!({
-        "max_retries": scenario.policy.max_concurrent_retries.unwrap_or(unlimited),
-        "max_connections": unlimited,
-        "max_requests": unlimited,
-        "max_pending_requests": unlimited,
-    });
-    if let Some(budget) = &scenario.budget {
-        thresholds["retry_budget"] = json!({
-            "budget_percent": {"value": budget.percent},
-            "min_retry_concurrency": budget.min_per_second,
-        });
-    }
-    let endpoint = json!({"endpoint": {"address": address(to)}});
-    let connect_timeout = format!("{}ms", scenario.connect_timeout.unwrap_or(5000));
-    Ok(json!({
-        "name": name,
-        "type": "STATIC",
-        "connect_timeout": seconds(&connect_timeout)?,
-        "circuit_breakers": {"thresholds": [thresholds]},
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": options,
-            },
-        },
-    }))
-}
-
-/// HTTP/1 as it came: names in their case, trailers, 1.0.
-fn h1_options() -> Value {
-    json!({
-        "accept_http_10": true,
-        "enable_trailers": true,
-        "header_key_format": {"stateful_formatter": {
-            "name": "preserve_case",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
-            },
-        }},
-    })
-}
-
-fn address(address: SocketAddr) -> Value {
-    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
 
 /// A duration of ours (`250ms`, `2s`) as one of Envoy's (`0.25s`).

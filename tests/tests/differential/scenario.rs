@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use redial_tests::exchange::{Client, Protocol};
 use redial_tests::http_upstream::{Reaction, Welcome};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::import::Import;
 use crate::policy::{Budget, Policy};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -20,6 +21,8 @@ pub(crate) struct Scenario {
     pub protocols: Vec<Protocol>,
     #[serde(default)]
     pub policy: Policy,
+    /// In place of the policy: another system's documents, and Envoy's configuration that the system makes of them.
+    pub import: Option<Import>,
     pub budget: Option<Budget>,
     /// How long a connect may take, in milliseconds.
     pub connect_timeout: Option<u64>,
@@ -39,6 +42,10 @@ pub(crate) struct Scenario {
     /// Response bodies that are each system's own are not compared.
     #[serde(default)]
     pub own_words: bool,
+    /// Of many copies: how many of their requests each upstream besides has, at least and at most. It is chance, and so the
+    /// two systems' numbers are not compared.
+    #[serde(default)]
+    pub shares: BTreeMap<String, (usize, usize)>,
     /// Bounds of the time between the n-th attempt and the next, from zero, for each.
     #[serde(default)]
     pub intervals: Vec<Interval>,
@@ -62,6 +69,8 @@ pub(crate) enum Network {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Compare {
     Exact,
+    /// Not at all.
+    Ignored,
     /// Only whether it is there.
     Presence,
     /// A number of milliseconds, rounded up to whole seconds.
@@ -83,6 +92,9 @@ pub(crate) struct Interval {
 pub(crate) struct Facts {
     /// Requests that the upstream saw.
     pub attempts: Option<usize>,
+    /// Requests that the upstreams besides saw.
+    #[serde(default)]
+    pub others: BTreeMap<String, usize>,
     /// Attempts to connect; only where the network interferes.
     pub connects: Option<usize>,
     /// Of the last response; 0 for none.
@@ -156,14 +168,26 @@ impl Scenario {
             let list: Vec<Value> =
                 serde_saphyr::from_str(&text).with_context(|| format!("reading {}", file.display()))?;
             for mut value in list {
-                expand(&mut value);
                 let shown = value["name"].as_str().unwrap_or("without a name").to_owned();
+                // Documents have braces of their own.
+                let import = value.as_object_mut().and_then(|fields| fields.remove("import"));
+                expand(&mut value);
+                if let Some(import) = import {
+                    let is_said = |field: &&&str| !value[**field].is_null();
+                    if let Some(field) = ["policy", "budget", "connect-timeout"].iter().find(is_said) {
+                        bail!("{topic}: {shown} has an import, which {field} has no part in");
+                    }
+                    value["import"] = import;
+                }
                 let mut scenario: Self = serde_json::from_value(value)
                     .with_context(|| format!("{}: the scenario {shown}", file.display()))?;
                 ensure!(
                     scenario.envoy.attempts.or(scenario.envoy.connects).is_some(),
                     "{topic}: {shown} does not say how many attempts there are"
                 );
+                if let Some(import) = &scenario.import {
+                    import.check().with_context(|| format!("{topic}: {shown}"))?;
+                }
                 scenario.name = format!("{topic}: {shown}");
                 scenarios.push(scenario);
             }

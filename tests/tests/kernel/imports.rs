@@ -5,9 +5,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use redial_tests::agent::binary;
+use redial_tests::agent::{Agent, Options, admin_socket, binary};
 use redial_tests::dns::Dns;
 use redial_tests::exchange::Protocol;
 use redial_tests::http_upstream::{Attempt, HttpUpstream, Port, Reaction};
@@ -320,5 +322,112 @@ fn linkerd_s_profile_is_kept() -> Result<()> {
     assert_eq!(seen(&server).len(), 4);
     assert_eq!(get("/other")?, "503");
     assert_eq!(seen(&server).len(), 5);
+    Ok(())
+}
+
+/// Of two files one says for which host the other's route is. That other one changes: to another number, to the document of
+/// another system, to two of which one is wrong, and back.
+#[test]
+fn documents_are_read_again_and_bad_ones_change_nothing() -> Result<()> {
+    let world = World::new("im-reload")?;
+    let server = server(&world, &[503])?;
+    let provider = json!({"virtualRouter": {"virtualRouterName": "r"}});
+    let service =
+        json!({"meshName": "m", "virtualServiceName": "retry.test", "spec": {"provider": provider}});
+    let (folder, service) = document(&service.to_string())?;
+    let resolv = folder.path().join("resolv.conf");
+    std::fs::write(&resolv, "nameserver 127.0.0.1\n")?;
+    let [service, resolv] = [&service, &resolv].map(|path| path.display().to_string());
+    let route = |retries: i32| {
+        let route = json!({
+            "match": {"prefix": "/"},
+            "action": {"weightedTargets": [{"virtualNode": "n", "weight": 1}]},
+            "retryPolicy": {"maxRetries": retries, "httpRetryEvents": ["gateway-error"]},
+        });
+        let spec = json!({"httpRoute": route});
+        json!({"meshName": "m", "virtualRouterName": "r", "routeName": "one", "spec": spec}).to_string()
+    };
+    let kuma = |retries: i32| {
+        let everything = json!([{"match": {"kuma.io/service": "*"}}]);
+        let conf = json!({"http": {"numRetries": retries}});
+        let (sources, destinations) = (&everything, &everything);
+        json!({"type": "Retry", "name": "k", "sources": sources, "destinations": destinations, "conf": conf})
+            .to_string()
+    };
+    let options = Options {
+        config: Some(&route(1)),
+        arguments: &["--config", &service, "--resolv-conf", &resolv],
+        ..Options::default()
+    };
+    let mut agent = Agent::start_with(&[&world.cgroup], &options)?;
+    let attempts = |host: &str| -> Result<usize> {
+        let before = seen(&server).len();
+        let mut curl = world.workload("curl");
+        curl.args([
+            "-s",
+            "--noproxy",
+            "*",
+            "-o",
+            "/dev/null",
+            "-H",
+            &format!("host: {host}"),
+            &url(PORT, "/"),
+        ]);
+        let status = world.pod.spawn(curl.stdin(Stdio::null()))?.wait()?;
+        ensure!(status.success(), "curl: {status}");
+        Ok(seen(&server).len() - before)
+    };
+    let until = |what: &str, is_so: &dyn Fn() -> Result<bool>| -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !is_so()? {
+            ensure!(Instant::now() < deadline, "{what} did not come");
+            // So few requests that the budget has a retry for each.
+            sleep(Duration::from_millis(500));
+        }
+        Ok(())
+    };
+    assert_eq!((attempts("retry.test")?, attempts("other.test")?), (2, 1));
+
+    agent.write_config(&route(3))?;
+    until("three retries", &|| Ok(attempts("retry.test")? == 4))?;
+    assert_eq!(attempts("other.test")?, 1);
+
+    // Without its route the virtual service says nothing any more.
+    agent.write_config(&kuma(2))?;
+    until("Kuma's policy", &|| Ok(attempts("other.test")? == 3))?;
+    assert_eq!(attempts("retry.test")?, 3);
+    let status = agent.status()?;
+    assert_eq!(status["last_config_error"], Value::Null);
+    assert_eq!(status["policies"][0]["name"], json!("Retry/k"), "{status}");
+    let reloads = |result| {
+        Ok::<_, anyhow::Error>(agent.metrics()?.sum("redial_config_reloads_total", &[("result", result)]))
+    };
+    assert!(reloads("ok")? >= 2.0 && reloads("error")? < 1.0, "{}", agent.log()?);
+
+    agent.write_config(&format!("{}\n---\n{}", kuma(1), route(-1)))?;
+    until("the error", &|| Ok(!agent.status()?["last_config_error"].is_null()))?;
+    let place = "policy.yaml:3: spec.httpRoute.retryPolicy.maxRetries: expected a whole number";
+    let status = agent.status()?;
+    assert!(status["last_config_error"].as_str().is_some_and(|error| error.contains(place)), "{status}");
+    assert_eq!(status["policies"][0]["name"], json!("Retry/k"), "{status}");
+    assert!(reloads("error")? >= 1.0);
+    assert!(agent.metrics()?.sum("redial_config_last_reload_successful", &[]) < 1.0);
+    agent.wait_log(place)?;
+    agent.wait_log("the last good ones stay in force")?;
+    let socket = admin_socket(&world.cgroup)?;
+    let output = Command::new(binary()?).args(["status", "--socket"]).arg(&socket).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("the policies were not reloaded") && said.contains(place), "{said}");
+    assert_eq!(
+        (attempts("other.test")?, attempts("retry.test")?),
+        (3, 3),
+        "the last good ones stay in force"
+    );
+
+    agent.write_config(&route(1))?;
+    until("the good policies", &|| Ok(agent.status()?["last_config_error"].is_null()))?;
+    until("one retry", &|| Ok(attempts("retry.test")? == 2))?;
+    assert_eq!(attempts("other.test")?, 1);
+    assert!(agent.metrics()?.sum("redial_config_last_reload_successful", &[]) > 0.0);
     Ok(())
 }

@@ -300,13 +300,17 @@ impl<'a> Requests<'a> {
             avoid_previous: self.avoid_previous.as_ref().is_some_and(|(avoid, _)| *avoid),
             max_attempts: self.max_host_attempts.as_ref().map_or(1, |(attempts, _)| *attempts),
         };
+        let num_retries = self.num_retries.as_ref().map_or(defaults.retry.num_retries, |(number, _)| *number);
+        // Kuma leaves the whole of Envoy's retry policy out where there is no retry.
+        let per_try_timeout =
+            value(&self.per_try_timeout).filter(|limit| !limit.is_zero() && num_retries > 0);
         let retry = RequestRetry {
             retry_on,
             status_codes: codes,
             response_headers,
             request_headers,
-            num_retries: self.num_retries.as_ref().map_or(defaults.retry.num_retries, |(number, _)| *number),
-            per_try_timeout: value(&self.per_try_timeout).filter(|limit| !limit.is_zero()),
+            num_retries,
+            per_try_timeout,
             backoff,
             rate_limited_backoff: rate_limited,
             hosts,

@@ -304,11 +304,14 @@ fn a_mesh_retry_says_what_kuma_s_documentation_promises() {
     }
     // Methods say which requests are retried, and not when.
     assert_eq!(first(&mesh_retry("{http: {retryOn: [HttpMethodGet]}}")).retry_on, HTTP_DEFAULT);
-    assert_eq!(first(&mesh_retry("{http: {numRetries: 0}}")).num_retries, 0);
     assert_eq!(first(&mesh_retry("{http: {retryOn: []}}")).retry_on, HTTP_DEFAULT);
     // A code is retried beside what is retried anyway.
     let codes = first(&mesh_retry("{http: {retryOn: ['429']}}")).retry_on;
     assert_eq!(codes, HTTP_DEFAULT.with(Conditions::of(&[Condition::RetriableStatusCodes])));
+    for section in ["http", "grpc"] {
+        let off = first(&mesh_retry(&format!("{{{section}: {{numRetries: 0, perTryTimeout: 1s}}}}")));
+        assert_eq!((off.num_retries, off.per_try_timeout), (0, None));
+    }
 }
 
 #[test]
