@@ -7,6 +7,7 @@ mod options;
 mod run;
 mod schema;
 mod status;
+mod translate;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ enum Command {
     Explain(explain::Arguments),
     Schema(schema::Arguments),
     Status(status::Arguments),
+    Translate(translate::Arguments),
 }
 
 /// Runs the command line that the process was started with.
@@ -42,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => arguments.run(),
         Command::Schema(arguments) => arguments.run(),
         Command::Status(arguments) => exit(arguments.run(), FAILURE),
+        Command::Translate(arguments) => arguments.run(),
     }
 }
 

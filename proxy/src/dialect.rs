@@ -7,6 +7,7 @@
 pub mod duration;
 pub mod files;
 pub mod size;
+pub mod translate;
 
 mod app_mesh;
 mod common;
@@ -24,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use fields::Problem;
-pub use files::{LoadError, Loaded, load, load_with};
+pub use files::{LoadError, Loaded, load, load_with, read_with};
 pub use note::{Code, Note};
 
 use crate::policy::Policy;

@@ -48,6 +48,15 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
 
 /// As [`load`], with the documents read so.
 pub fn load_with(paths: &[PathBuf], options: Options) -> Result<Loaded, LoadError> {
+    read_documents(paths, options).map(|(table, Parsed { policies: _, notes })| Loaded { table, notes })
+}
+
+/// What can be [loaded](load_with), document by document.
+pub fn read_with(paths: &[PathBuf], options: Options) -> Result<Parsed, LoadError> {
+    read_documents(paths, options).map(|(_, parsed)| parsed)
+}
+
+fn read_documents(paths: &[PathBuf], options: Options) -> Result<(Table, Parsed), LoadError> {
     let (mut texts, mut failed) = (Vec::new(), Vec::new());
     for path in paths {
         match documents(path) {
@@ -65,11 +74,11 @@ pub fn load_with(paths: &[PathBuf], options: Options) -> Result<Loaded, LoadErro
     let is_unreadable = failed.iter().any(|failed| failed.is_unreadable);
     let mut problems: Vec<_> = failed.into_iter().map(|failed| failed.problem).collect();
     let files: Vec<_> = texts.iter().map(|(file, text)| (Arc::clone(file), text.as_str())).collect();
-    let (Parsed { policies, notes }, found) = read_all(options, &files);
+    let (parsed, found) = read_all(options, &files);
     problems.extend(found);
     // The duplicates are told beside whatever else is wrong.
-    match Table::try_new(policies) {
-        Ok(table) if problems.is_empty() => return Ok(Loaded { table, notes }),
+    match Table::try_new(parsed.policies.clone()) {
+        Ok(table) if problems.is_empty() => return Ok((table, parsed)),
         Ok(_) => {}
         Err(duplicates) => problems.extend(duplicates.into_iter().map(duplicate)),
     }

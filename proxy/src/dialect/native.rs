@@ -1,10 +1,11 @@
 //! redial's own document: `apiVersion: redial.dev/v1alpha1`, `kind: RetryPolicy`. docs/policies.md describes it.
 
-#[expect(dead_code, reason = "the schema is made of the types alone")]
-mod document;
+pub(super) mod document;
 mod http;
+pub(super) mod print;
 mod route;
 mod to;
+pub(super) mod words;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -14,10 +15,11 @@ pub(super) use document::schema;
 use super::Document;
 use super::common::backoff;
 use super::fields::{Field, Map, Problems};
-use crate::policy::{NameError, Place, Policy, PolicyName, Protocol, Rest, Setting, Sources};
+use crate::policy::{NameError, Place, Policy, PolicyName, Protocol, Rest, Route, Setting, Sources};
 use crate::retry::connect::{Failure, RetryOn};
 use crate::retry::request::Condition;
 use crate::retry::{BudgetPolicy, ConnectRetry};
+use words::Words;
 
 pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> Vec<Policy> {
     documents.iter().filter_map(|document| policy(&document.root, problems)).collect()
@@ -31,7 +33,7 @@ pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
     (says("apiVersion", "redial.dev/v1alpha1") && says("kind", "RetryPolicy")).then_some("RetryPolicy")
 }
 
-const FIELDS: &[&str] = &["from", "to", "protocol", "tcp", "http", "budget"];
+const FIELDS: &[&str] = &["from", "to", "fallThrough", "protocol", "tcp", "http", "budget"];
 
 fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
     let document = root.map_of(&["apiVersion", "kind", "metadata", "spec"], problems)?;
@@ -44,12 +46,12 @@ fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
     let to = spec.optional("to", Vec::new(), |field| to::destinations(&field, namespace, problems));
     let protocol = protocol(&spec, problems);
     let sources = Arc::new(sources(root, &["spec", "http"]));
-    let routes = spec.optional("http", Vec::new(), |field| route::routes(&field, &sources, problems));
-    // What is said of requests alone holds for the connects before them too: by the section, which comes last.
-    let derived = || {
-        let routes = routes.as_ref()?;
-        Some(routes.last().map(|route| route.http.connect_retry()).unwrap_or_default())
-    };
+    let falls_through = spec.optional("fallThrough", false, |field| field.boolean(problems));
+    let rest = falls_through.map(|falls| if falls { Rest::GoesOn } else { Rest::Passes });
+    let routes = spec.optional("http", Vec::new(), |field| {
+        route::routes(&field, rest.unwrap_or(Rest::Passes), &sources, problems)
+    });
+    let derived = || Some(connects_of(rest?, routes.as_deref()?));
     let targets = spec.get("tcp").and_then(|field| field.child("targets"));
     let targets = targets.map_or_else(|| Some(Vec::new()), |field| route::targets(&field, problems));
     let tcp = spec.get("tcp").map_or_else(derived, |field| connect_retry(&field, problems));
@@ -72,10 +74,21 @@ fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
         protocol: protocol?,
         targets: targets?.into(),
         routes: routes?,
-        rest: Rest::Passes,
+        rest: rest?,
         budget: budget?,
         sources,
     })
+}
+
+/// What is said of requests alone holds for the connects before them too: by the section, which comes last, or else by the
+/// most patient of the routes.
+fn connects_of(rest: Rest, routes: &[Route]) -> ConnectRetry {
+    let said: &[Route] = match rest {
+        Rest::Passes => routes.last().map(std::slice::from_ref).unwrap_or_default(),
+        Rest::GoesOn => routes,
+    };
+    let all = said.iter().map(|route| route.http.connect_retry());
+    all.max_by_key(ConnectRetry::max_connect_attempts).unwrap_or_default()
 }
 
 /// Where the document says what, with its settings for requests in this section.
@@ -120,13 +133,7 @@ fn place(root: &Field<'_>, section: &[&str], setting: Setting) -> Place {
 /// What is spoken, which has to go with whether there is anything to say about requests.
 fn protocol(spec: &Map<'_>, problems: &mut Problems) -> Option<Protocol> {
     let Some(field) = spec.get("protocol") else { return Some(Protocol::Auto) };
-    let words = [
-        ("auto", Protocol::Auto),
-        ("http", Protocol::Http),
-        ("grpc", Protocol::Grpc),
-        ("tcp", Protocol::Tcp),
-    ];
-    let protocol = field.one_of(&words, problems)?;
+    let protocol = field.one_of(&Protocol::words(), problems)?;
     match (protocol, spec.get("http").is_some()) {
         (Protocol::Tcp, true) => field.problem("tcp is relayed untouched; leave `http` out", problems),
         (Protocol::Http | Protocol::Grpc, false) => {
@@ -170,7 +177,7 @@ fn connect_retry(tcp: &Field<'_>, problems: &mut Problems) -> Option<ConnectRetr
 }
 
 fn retry_on(set: &Field<'_>, problems: &mut Problems) -> Option<RetryOn> {
-    let words = Failure::ALL.map(|failure| (failure.as_str(), failure));
+    let words = Failure::words();
     let failures: Vec<_> = set.list(problems)?.iter().map(|field| field.one_of(&words, problems)).collect();
     failures.into_iter().collect()
 }

@@ -89,7 +89,7 @@ fn json_has_errors_warnings_and_policies() {
         json!({
             "errors": [{
                 "file": "p.yaml", "line": 4, "field": "spec.budgets",
-                "message": "there is no such field; did you mean budget? there are from, to, protocol, tcp, http, budget",
+                "message": "there is no such field; did you mean budget? there are from, to, fallThrough, protocol, tcp, http, budget",
             }],
             "warnings": [],
             "policies": [],

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::words::{MatchType, Words};
 use crate::dialect::common::{backoff, some_of};
 use crate::dialect::fields::{Field, Map, Problems};
 use crate::policy::{
@@ -15,7 +16,7 @@ use crate::retry::request::{
 };
 
 /// The most that may be kept of one request's body.
-const MAX_BUFFERED_BODY: u64 = 1 << 30;
+pub(super) const MAX_BUFFERED_BODY: u64 = 1 << 30;
 /// The pseudo-headers of a request.
 pub(super) const OF_REQUESTS: &[&str] = &[":method", ":path", ":authority", ":scheme"];
 
@@ -55,14 +56,13 @@ pub(super) fn policy(map: &Map<'_>, default: &HttpPolicy, problems: &mut Problem
         usize::try_from(bytes).ok()
     });
     let added_headers = map.optional("addHeaders", default.added_headers, |field| {
-        field.one_of(&[("none", AddedHeaders::None), ("envoy", AddedHeaders::Envoy)], problems)
+        field.one_of(&AddedHeaders::words(), problems)
     });
     let connect_failure = map.optional("onConnectFailure", default.connect_failure, |field| {
-        field.one_of(&[("errno", ConnectFailure::Errno), ("503", ConnectFailure::Unavailable)], problems)
+        field.one_of(&ConnectFailure::words(), problems)
     });
-    let upstream = map.optional("upstream", default.upstream, |field| {
-        field.one_of(&[("connection", UpstreamMode::Connection), ("pool", UpstreamMode::Pool)], problems)
-    });
+    let upstream =
+        map.optional("upstream", default.upstream, |field| field.one_of(&UpstreamMode::words(), problems));
     Some(HttpPolicy {
         retry: retry?,
         timeout: timeout?,
@@ -137,7 +137,9 @@ fn retry(
                 all = all.map(|all| all.with(Conditions::of(&[condition])));
             } else if on.contains(condition) && !honours {
                 let message = format!("{} is in the list, but there are no {field}", condition.as_str());
-                all = map.get("retryOn").and_then(|retry_on| retry_on.problem(message, problems));
+                // The list, or what makes it one that says too much.
+                let said = map.get("retryOn").or_else(|| map.get("honourRequestHeaders"));
+                all = said.and_then(|field| field.problem(message, problems));
             }
         }
         all
@@ -185,7 +187,7 @@ fn retry(
 }
 
 fn conditions(list: &Field<'_>, problems: &mut Problems) -> Option<Conditions> {
-    let words = Condition::ALL.map(|condition| (condition.as_str(), condition));
+    let words = Condition::words();
     let conditions: Vec<_> =
         list.list(problems)?.iter().map(|field| field.one_of(&words, problems)).collect();
     conditions.into_iter().collect()
@@ -212,68 +214,47 @@ pub(super) fn matcher(entry: &Field<'_>, pseudo: &[&str], problems: &mut Problem
     let map = entry.map_of(&["name", "type", "value", "start", "end", "invert"], problems)?;
     let name = map.required("name", problems).and_then(|field| header_name(&field, pseudo, problems));
     let inverted = map.optional("invert", false, |field| field.boolean(problems));
-    let (value, invert) = value_matcher(&map, true, problems)?;
-    Some(HeaderMatcher { name: name?, value, invert: invert != inverted? })
+    let kind = map.optional("type", MatchType::Exact, |field| field.one_of(&MatchType::words(), problems))?;
+    let value = value_matcher(&map, kind, problems)?;
+    Some(HeaderMatcher { name: name?, value, invert: (kind == MatchType::Absent) != inverted? })
 }
 
-/// What a value has to be like, and whether it is meant the other way round.
-pub(super) fn value_matcher(
-    map: &Map<'_>,
-    may_be_absent: bool,
-    problems: &mut Problems,
-) -> Option<(ValueMatcher, bool)> {
-    #[derive(Clone, Copy)]
-    enum Type {
-        OfText(fn(Box<str>) -> ValueMatcher),
-        Expression,
-        Range,
-        Present { invert: bool },
-    }
-
-    let words = [
-        ("Exact", Type::OfText(ValueMatcher::Exact)),
-        ("Prefix", Type::OfText(ValueMatcher::Prefix)),
-        ("Suffix", Type::OfText(ValueMatcher::Suffix)),
-        ("Contains", Type::OfText(ValueMatcher::Contains)),
-        ("RegularExpression", Type::Expression),
-        ("Range", Type::Range),
-        ("Present", Type::Present { invert: false }),
-        ("Absent", Type::Present { invert: true }),
-    ];
-    let words =
-        if may_be_absent { &words[..] } else { words.split_last().map_or(&words[..], |(_, rest)| rest) };
-    let exact = Type::OfText(ValueMatcher::Exact);
-    let kind = map.optional("type", exact, |field| field.one_of(words, problems))?;
-    if !matches!(kind, Type::Range)
+/// What a value has to be like; of what is to be absent, what it is not.
+pub(super) fn value_matcher(map: &Map<'_>, kind: MatchType, problems: &mut Problems) -> Option<ValueMatcher> {
+    if kind != MatchType::Range
         && let Some(bound) = map.get("start").or_else(|| map.get("end"))
     {
         return bound.problem("only a matcher of type Range has it", problems);
     }
+    let has_value = !matches!(kind, MatchType::Range | MatchType::Present | MatchType::Absent);
+    if let Some(value) = map.get("value").filter(|_| !has_value) {
+        return value.problem("a matcher of this type has no value", problems);
+    }
+    let text = |problems: &mut Problems| -> Option<Box<str>> {
+        let value = map.required("value", problems)?;
+        match value.text(problems)? {
+            "" => value.expected(&"text that is not empty", problems),
+            text => Some(text.into()),
+        }
+    };
     match kind {
-        Type::OfText(matcher) => {
-            let value = map.required("value", problems)?;
-            match value.text(problems)? {
-                "" => value.expected(&"text that is not empty", problems),
-                text => Some((matcher(text.into()), false)),
-            }
+        MatchType::Exact => text(problems).map(ValueMatcher::Exact),
+        MatchType::Prefix => text(problems).map(ValueMatcher::Prefix),
+        MatchType::Suffix => text(problems).map(ValueMatcher::Suffix),
+        MatchType::Contains => text(problems).map(ValueMatcher::Contains),
+        MatchType::RegularExpression => {
+            pattern(&map.required("value", problems)?, problems).map(ValueMatcher::Regex)
         }
-        Type::Expression => {
-            let value = map.required("value", problems)?;
-            pattern(&value, problems).map(|pattern| (ValueMatcher::Regex(pattern), false))
-        }
-        Type::Range | Type::Present { .. } if map.get("value").is_some() => {
-            map.get("value").and_then(|value| value.problem("a matcher of this type has no value", problems))
-        }
-        Type::Range => {
+        MatchType::Range => {
             let bound = |field: Field<'_>, problems: &mut Problems| {
                 let number = field.word().and_then(|word| word.parse().ok());
                 number.or_else(|| field.expected(&"a whole number of 64 bits", problems))
             };
             let start = map.optional("start", i64::MIN, |field| bound(field, problems));
             let end = map.optional("end", i64::MAX, |field| bound(field, problems));
-            Some((ValueMatcher::Range { start: start?, end: end? }, false))
+            Some(ValueMatcher::Range { start: start?, end: end? })
         }
-        Type::Present { invert } => Some((ValueMatcher::Present, invert)),
+        MatchType::Present | MatchType::Absent => Some(ValueMatcher::Present),
     }
 }
 
@@ -297,9 +278,8 @@ fn rate_limited_backoff(backoff: &Field<'_>, problems: &mut Problems) -> Option<
     let headers = some_of(&map, "resetHeaders", problems, |entry, problems| {
         let map = entry.map_of(&["name", "format"], problems)?;
         let name = map.required("name", problems).and_then(|field| header_name(&field, &[], problems));
-        let format = map.optional("format", ResetFormat::Seconds, |field| {
-            field.one_of(&ResetFormat::ALL.map(|format| (format.as_str(), format)), problems)
-        });
+        let format = map
+            .optional("format", ResetFormat::Seconds, |field| field.one_of(&ResetFormat::words(), problems));
         Some(ResetHeader { name: name?, format: format? })
     });
     let max = map.optional("maxInterval", RateLimitedBackoff::DEFAULT_MAX, |field| field.duration(problems));

@@ -4,25 +4,29 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use super::words::{MatchType, PresentType, Words};
 use super::{http, place};
 use crate::dialect::common::some_of;
 use crate::dialect::fields::{Field, Map, Problems};
 use crate::policy::{
     HeaderMatcher, HttpPolicy, PathMatch, Pattern, Precedence, QueryMatcher, RequestMatch, RequestProtocol,
-    Route, Setting, Sources, Target, TargetAddress, ValueMatcher,
+    Rest, Route, Setting, Sources, Target, TargetAddress, ValueMatcher,
 };
 use crate::retry::request::{Condition, Method};
 
 /// The most routes of a document: each may be asked about every request.
-const MAX_ROUTES: usize = 256;
+pub(super) const MAX_ROUTES: usize = 256;
 /// The most addresses of a target.
-const MAX_ADDRESSES: usize = 1_024;
+pub(super) const MAX_ADDRESSES: usize = 1_024;
+/// The most targets of a list.
+pub(super) const MAX_TARGETS: usize = 64;
 /// The most that a target may weigh, so that the sum of all weights is small.
-const MAX_WEIGHT: u32 = 1_000_000;
+pub(super) const MAX_WEIGHT: u32 = 1_000_000;
 
-/// The section's routes in their order, and at last what the section says of all requests.
+/// The section's routes in their order, and at last what the section says of all requests, unless these go on.
 pub(super) fn routes(
     section: &Field<'_>,
+    rest: Rest,
     sources: &Arc<Sources>,
     problems: &mut Problems,
 ) -> Option<Vec<Route>> {
@@ -32,7 +36,7 @@ pub(super) fn routes(
     let base = policy.clone().unwrap_or_default();
     let mut index = 0;
     let routes = map.each("routes", problems, |entry, problems| {
-        let route = route(entry, index, &base, sources, problems);
+        let route = route(entry, index, (rest, &base), sources, problems);
         index += 1;
         route
     });
@@ -40,6 +44,15 @@ pub(super) fn routes(
     if routes.len() > MAX_ROUTES {
         let message = format!("{} routes are too many; there may be {MAX_ROUTES}", routes.len());
         return map.get("routes").and_then(|list| list.problem(message, problems));
+    }
+    match rest {
+        Rest::Passes => {}
+        Rest::GoesOn if routes.is_empty() => {
+            let message = "with fallThrough the section is what its routes inherit, and there are none; add routes, or \
+                           leave one of the two out";
+            return section.problem(message, problems);
+        }
+        Rest::GoesOn => return policy.and(Some(routes)),
     }
     routes.push(Route {
         name: "http".into(),
@@ -55,12 +68,20 @@ pub(super) fn routes(
 fn route(
     entry: &Field<'_>,
     index: u32,
-    section: &Arc<HttpPolicy>,
+    (rest, section): (Rest, &Arc<HttpPolicy>),
     sources: &Sources,
     problems: &mut Problems,
 ) -> Option<Route> {
-    let map = entry.map_of(&[&["name", "match", "targets"], http::FIELDS].concat(), problems)?;
+    let map = entry.map_of(&[&["name", "priority", "match", "targets"], http::FIELDS].concat(), problems)?;
     let name = map.optional("name", format!("routes[{index}]").into(), |field| name(&field, problems));
+    let priority = map.optional("priority", 0, |field| match rest {
+        Rest::GoesOn => field.whole(0..=u32::MAX, problems),
+        Rest::Passes => {
+            let message = "without fallThrough no other policy is asked after this one, so that its routes come in \
+                           their order; leave it out";
+            field.problem(message, problems)
+        }
+    });
     let matcher = map.optional("match", RequestMatch::default(), |field| matcher(&field, problems));
     let targets = map.optional("targets", Vec::new(), |field| targets(&field, problems));
     let says = http::FIELDS.iter().any(|field| map.get(field).is_some());
@@ -68,7 +89,7 @@ fn route(
         if says { http::policy(&map, section, problems).map(Arc::new) } else { Some(Arc::clone(section)) };
     Some(Route {
         name: name?,
-        precedence: Precedence { within: index, ..Precedence::default() },
+        precedence: Precedence { among_all: [priority?, 0, 0, 0, 0], within: index },
         matcher: matcher?,
         http: http?,
         targets: targets?.into(),
@@ -107,11 +128,15 @@ fn matcher(entry: &Field<'_>, problems: &mut Problems) -> Option<RequestMatch> {
     });
     let query = some_of(&map, "query", problems, |field, problems| {
         let map = field.map_of(&["name", "type", "value", "start", "end"], problems)?;
-        let name = map.required("name", problems).and_then(|field| name(&field, problems));
-        let (value, _) = http::value_matcher(&map, false, problems)?;
-        Some(QueryMatcher { name: name?, value })
+        let name = map.required("name", problems).and_then(|field| field.text(problems));
+        let exact = PresentType(MatchType::Exact);
+        let PresentType(kind) =
+            map.optional("type", exact, |field| field.one_of(&PresentType::words(), problems))?;
+        Some(QueryMatcher { name: name?.into(), value: http::value_matcher(&map, kind, problems)? })
     });
-    let headers = method?.into_iter().chain(headers?).collect();
+    let mut headers: Vec<_> = method?.into_iter().chain(headers?).collect();
+    // In one order, whichever of the two ways it is said in.
+    headers.sort_by_key(|header| header.name.as_str() != ":method");
     Some(RequestMatch { protocol: protocol?, path: path?, headers, query: query? })
 }
 
@@ -165,10 +190,9 @@ fn path(field: &Field<'_>, problems: &mut Problems) -> Option<PathMatch> {
 
 /// Where requests or connections go.
 pub(super) fn targets(list: &Field<'_>, problems: &mut Problems) -> Option<Vec<Target>> {
-    const MAX: usize = 64;
     let targets: Vec<_> = list.list(problems)?.iter().map(|entry| target(entry, problems)).collect();
-    if targets.len() > MAX {
-        let message = format!("{} targets are too many; there may be {MAX}", targets.len());
+    if targets.len() > MAX_TARGETS {
+        let message = format!("{} targets are too many; there may be {MAX_TARGETS}", targets.len());
         return list.problem(message, problems);
     }
     let targets: Vec<_> = targets.into_iter().collect::<Option<_>>()?;

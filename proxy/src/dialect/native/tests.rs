@@ -144,8 +144,8 @@ fn every_broken_rule_of_to_is_told_with_its_place() {
     expect_problems([
         ("", "spec: expected a map, found no value".to_owned()),
         ("[]", "spec: expected a map, found a list".to_owned()),
-        ("{form: []}", "spec.form: there is no such field; did you mean from? there are from, to, protocol, tcp, http, budget".to_owned()),
-        ("{'a b\\n': 1}", "spec[\"a b\\\\n\"]: there is no such field; there are from, to, protocol, tcp, http, budget".to_owned()),
+        ("{form: []}", "spec.form: there is no such field; did you mean from? there are from, to, fallThrough, protocol, tcp, http, budget".to_owned()),
+        ("{'a b\\n': 1}", "spec[\"a b\\\\n\"]: there is no such field; there are from, to, fallThrough, protocol, tcp, http, budget".to_owned()),
         ("{to: []}", "spec.to: the list is empty; leave the field out for its default".to_owned()),
         ("{to: {}}", "spec.to: expected a list, found a map".to_owned()),
         ("{to: [{}]}", "spec.to[0]: at least one of cidrs, hosts, services and ports is required".to_owned()),

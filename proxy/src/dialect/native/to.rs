@@ -31,7 +31,11 @@ fn labels(selector: &Field<'_>, problems: &mut Problems) -> Option<Vec<(Box<str>
         };
         Some((name.into(), value))
     });
-    read.collect::<Vec<_>>().into_iter().collect()
+    // Each is read, whatever was wrong with those before it.
+    let read: Vec<_> = read.collect();
+    let mut read: Vec<(Box<str>, _)> = read.into_iter().collect::<Option<_>>()?;
+    read.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Some(read)
 }
 
 fn some_text(field: &Field<'_>, problems: &mut Problems) -> Option<Box<str>> {

@@ -1,7 +1,7 @@
 //! Workloads, destinations by name, routes and targets of the native document.
 
 use crate::dialect::native::tests::{expect_problems, one, problems, with_spec};
-use crate::policy::{Address, RequestProtocol, Setting, TargetAddress};
+use crate::policy::{Address, RequestProtocol, Rest, Setting, TargetAddress};
 use crate::retry::request::Methods;
 
 #[test]
@@ -100,9 +100,53 @@ fn every_broken_rule_of_routes_is_told_with_its_place() {
             "spec.to[0].services[0].name: expected a name of letters, digits and `-`, at most 63, found \"a.b\"".to_owned(),
         ),
     ]);
+    expect_problems([
+        (
+            route("{priority: 1}"),
+            at(".priority: without fallThrough no other policy is asked after this one, so that its routes come in their \
+                order; leave it out"),
+        ),
+        (
+            "{fallThrough: true, http: {numRetries: 1}}".to_owned(),
+            "spec.http: with fallThrough the section is what its routes inherit, and there are none; add routes, or leave \
+             one of the two out"
+                .to_owned(),
+        ),
+        (
+            "{fallThrough: continue}".to_owned(),
+            "spec.fallThrough: expected true or false, found \"continue\"".to_owned(),
+        ),
+    ]);
     let many = vec!["{numRetries: 1}"; 257].join(", ");
     assert_eq!(
         problems(&with_spec(&route(&many))),
         ["p.yaml:4: spec.http.routes: 257 routes are too many; there may be 256"]
     );
+}
+
+#[test]
+fn a_document_that_falls_through_has_routes_alone() {
+    let policy = one(
+        "{fallThrough: true, http: {numRetries: 4, routes: [{name: a, priority: 7}, {match: {method: GET}, numRetries: 1}]}}",
+    );
+    assert_eq!(policy.rest, Rest::GoesOn);
+    let routes: Vec<_> =
+        policy.routes.iter().map(|route| (&*route.name, route.precedence.among_all)).collect();
+    assert_eq!(routes, [("a", [7, 0, 0, 0, 0]), ("routes[1]", [0; 5])]);
+    assert_eq!(policy.routes.iter().map(|route| route.http.retry.num_retries).collect::<Vec<_>>(), [4, 1]);
+    // Connects follow the most patient of the routes.
+    assert_eq!(policy.tcp.max_connect_attempts().get(), 5);
+    let connections = one("{fallThrough: true, tcp: {maxConnectAttempts: 2}}");
+    assert_eq!((connections.rest, connections.routes.len()), (Rest::GoesOn, 0));
+}
+
+#[test]
+fn a_condition_that_is_inherited_needs_its_list_too() {
+    let section = "{honourRequestHeaders: true, retryOn: [retriable-status-codes], routes: [{honourRequestHeaders: false}]}";
+    expect_problems([(
+        format!("{{http: {section}}}"),
+        "spec.http.routes[0].honourRequestHeaders: retriable-status-codes is in the list, but there are no \
+         retriableStatusCodes"
+            .to_owned(),
+    )]);
 }
