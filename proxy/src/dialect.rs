@@ -91,20 +91,27 @@ pub fn parse(file: &Path, text: &str) -> Result<Parsed, Vec<Problem>> {
 
 /// The policies of the documents of these files together, read so.
 pub fn parse_all_with(options: Options, files: &[(Arc<Path>, &str)]) -> Result<Parsed, Vec<Problem>> {
-    let (parsed, problems) = read_all(options, files);
+    let mut problems = Problems::default();
+    let tree = |(file, text): &(_, &str)| (Arc::clone(file), nodes(file, text, &mut problems));
+    let trees: Vec<_> = files.iter().map(tree).collect();
+    let (parsed, problems) = read_all(options, &trees, problems);
     if problems.is_empty() { Ok(parsed) } else { Err(problems) }
 }
 
+/// The documents of a file; none where it can't be read.
+fn nodes(file: &Arc<Path>, text: &str, problems: &mut Problems) -> Vec<Node> {
+    tree::parse(text).unwrap_or_else(|error| {
+        problems.push(error.at(file));
+        Vec::new()
+    })
+}
+
 /// What can be read of these files, and all that is wrong with them.
-fn read_all(options: Options, files: &[(Arc<Path>, &str)]) -> (Parsed, Vec<Problem>) {
-    let mut problems = Problems::default();
-    let mut trees: Vec<(&Arc<Path>, Vec<Node>)> = Vec::new();
-    for (file, text) in files {
-        match tree::parse(text) {
-            Ok(nodes) => trees.push((file, nodes)),
-            Err(error) => problems.push(error.at(file)),
-        }
-    }
+fn read_all(
+    options: Options,
+    trees: &[(Arc<Path>, Vec<Node>)],
+    mut problems: Problems,
+) -> (Parsed, Vec<Problem>) {
     let roots = trees.iter().flat_map(|(file, nodes)| nodes.iter().map(|node| Field::root(file, node)));
     let roots: Vec<_> = roots.flat_map(|root| unlisted(root, &mut problems)).collect();
     let mut by_dialect: Vec<Vec<Document<'_>>> = DIALECTS.iter().map(|_| Vec::new()).collect();
@@ -125,10 +132,10 @@ fn read_all(options: Options, files: &[(Arc<Path>, &str)]) -> (Parsed, Vec<Probl
         lint::note(policy, &mut problems);
     }
     let (mut problems, mut notes) = problems.into_parts();
-    let order = |file: &Path| files.iter().position(|(known, _)| &**known == file);
+    let order = |file: &Path| trees.iter().position(|(known, _)| &**known == file);
     problems.sort_by_key(|problem| (order(&problem.file), problem.line));
     notes.sort_by_key(|note| (order(&note.file), note.line));
-    // What a document says is looked at once for each policy that it became.
+    // What several documents have in common is told once.
     let mut told = HashSet::new();
     notes.retain(|note| told.insert(note.clone()));
     (Parsed { policies, notes }, problems)

@@ -20,10 +20,10 @@ pub use destination::{Address, Destination, Host, HostSuffix, Network};
 pub use headers::{HeaderMatcher, HeaderName, Headers, NoHeaderName, Pattern, PatternError, ValueMatcher};
 pub use http::{AddedHeaders, ConnectFailure, HttpPolicy, Protocol, REQUEST_HEADERS, UpstreamMode};
 pub use route::{
-    PathMatch, Precedence, QueryMatcher, RequestMatch, RequestProtocol, Route, Target, TargetAddress,
+    Part, PathMatch, Precedence, QueryMatcher, RequestMatch, RequestProtocol, Route, Target, TargetAddress,
 };
 pub use source::{Place, Setting, Sources};
-pub use table::{By, DuplicateName, Matched, Routed, Router, Table};
+pub use table::{DuplicateName, Matched, Resolution, Routed, Router, Table};
 pub use workload::{Identity, LabelMatch, Workload, WorkloadSelector};
 
 use crate::retry::{BudgetPolicy, ConnectRetry};
@@ -105,6 +105,13 @@ impl Policy {
             sources: Arc::default(),
         };
         Self { routes: vec![route], ..Self::built_in() }
+    }
+
+    /// How connects are retried where a document says it for requests only: as the most patient of them.
+    #[must_use]
+    pub fn connects_of(routes: &[Route]) -> ConnectRetry {
+        let all = routes.iter().map(|route| route.http.connect_retry());
+        all.max_by_key(ConnectRetry::max_connect_attempts).unwrap_or_default()
     }
 
     /// Whether it is about this workload's connections.

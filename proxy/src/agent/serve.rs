@@ -6,7 +6,7 @@ use crate::{
     http::{connection::Http, exchange::Prior, pool::Kind},
     intercept::{Answer, Handshake, Original, Syn},
     observe::{self, Connection, Timestamp},
-    policy::{ConnectFailure, Policy, Protocol, Router, UpstreamMode},
+    policy::{ConnectFailure, Policy, Router},
     reason::{AttemptOutcome, Reason},
     retry::{ConnectRetry, budgets::DestinationBudget},
     tcp::{Dialer, Failed, Job, connect, relay},
@@ -110,17 +110,12 @@ impl Arrival {
         let destination = original.destination.address();
         let table = node.table();
         let workload = node.workload(original.cgroup_id);
-        let resolves_to = |host: &_, address: Option<_>| match address {
-            Some(address) => node.names().has(host, address),
-            None => node.names().knows(host),
-        };
-        let matched = table.lookup(destination, &workload, node.identity(), resolves_to);
+        let matched = table.lookup(destination, &workload, node.identity(), node.names());
         let others = matched.host.map(|host| node.names().addresses(&host)).unwrap_or_default();
         let namespace = Arc::clone(engine.namespace());
         let policy = matched.policy;
-        let router = matched.router.filter(|_| policy.protocol != Protocol::Tcp);
-        let is_shared =
-            router.as_ref().is_some_and(|router| router.any(|http| http.upstream == UpstreamMode::Pool));
+        let router = matched.router;
+        let is_shared = router.as_ref().is_some_and(Router::is_shared);
         let leads_elsewhere = router.as_ref().is_some_and(Router::leads_elsewhere);
         let targets = node.names().published().of(&policy.targets, destination);
         let targets = Choice::weighted(targets, &mut |below| fastrand::u32(..below));
@@ -140,7 +135,7 @@ impl Arrival {
             destination,
             budget: node.budgets().destination(destination, policy.budget),
             policy,
-            connect: matched.connect,
+            connect: matched.patient.tcp.clone(),
             router,
             endpoints,
             dialer: Dialer { namespace, mark: original.mark, traffic_class },

@@ -1,7 +1,9 @@
 //! `redial explain`: what holds for a request, and why.
 
 mod answer;
+mod settings;
 mod timeline;
+mod words;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,9 +13,9 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use http::Uri;
 
-use super::options::identity;
+use super::options::{DialectOptions, identity};
 use crate::dialect;
-use crate::policy::{Headers, Host, Identity, Matched, Table};
+use crate::policy::{Headers, Host, Identity, Resolution, Table};
 use answer::Answer;
 
 /// Show which policy and route hold for a request, with every setting and where it is from, and how long it may take
@@ -25,6 +27,9 @@ pub struct Arguments {
     /// A policy file, or a folder of them; may be repeated
     #[arg(long, value_name = "PATH")]
     config: Vec<PathBuf>,
+
+    #[command(flatten)]
+    dialect: DialectOptions,
 
     /// What the workload is to policies that ask, as `redial exec --as` has it
     #[arg(long = "as", value_name = "LABELS", value_parser = identity)]
@@ -60,6 +65,7 @@ struct Request {
     host: String,
     destination: SocketAddr,
     has_address: bool,
+    is_tls: bool,
     /// The pseudo-headers among them; names in lower case.
     headers: Vec<(String, String)>,
 }
@@ -83,15 +89,14 @@ impl Arguments {
                 return ExitCode::from(USAGE);
             }
         };
-        let table = match dialect::load(&self.config) {
+        let table = match dialect::load_with(&self.config, self.dialect.get()) {
             Ok(loaded) => Arc::new(loaded.table),
             Err(error) => {
                 eprintln!("{error}");
                 return ExitCode::from(if error.is_unreadable() { USAGE } else { 1 });
             }
         };
-        let matched = request.lookup(&table, self.identity.as_ref());
-        let answer = Answer::new(&request, &matched);
+        let answer = request.answer(&table, self.identity.as_ref());
         match self.format {
             Format::Text => print!("{}", answer.text()),
             Format::Json => println!("{:#}", answer.json()),
@@ -137,15 +142,24 @@ impl Request {
             }
         }
         let has_address = address.is_some() || named.is_some();
-        Ok(Self { host: host.to_owned(), destination, has_address, headers: all })
+        let is_tls = default_port == 443;
+        Ok(Self { host: host.to_owned(), destination, has_address, is_tls, headers: all })
     }
 
-    /// Hosts that the URL does not name are taken to have other addresses.
-    fn lookup(&self, table: &Arc<Table>, identity: Option<&Arc<Identity>>) -> Matched {
-        let resolves_to =
-            |host: &Host, address: Option<IpAddr>| address.is_none() || host.as_str() == self.host;
-        table.lookup(self.destination, &Arc::from(""), identity, resolves_to)
+    fn answer(&self, table: &Arc<Table>, identity: Option<&Arc<Identity>>) -> Answer {
+        let cgroup = Arc::from("");
+        let matched = table.lookup(self.destination, &cgroup, identity, self);
+        Answer::new(self, &matched, &table.router(self.destination, &cgroup, identity, self))
     }
+}
+
+/// Hosts that the URL does not name are taken to have other addresses.
+impl Resolution for Request {
+    fn hosts_at(&self, _: IpAddr, visit: &mut dyn FnMut(&Host)) {
+        self.host.parse().iter().for_each(visit);
+    }
+
+    fn unresolved(&self, _: &mut dyn FnMut(&Host)) {}
 }
 
 impl Headers for Request {

@@ -63,6 +63,11 @@ impl Problems {
         self.notes.push(Note { code, file, line: *line, field, message: message.into() });
     }
 
+    /// Whether anything is wrong with this file so far.
+    pub(super) fn are_in(&self, file: &Path) -> bool {
+        self.list.iter().any(|problem| &*problem.file == file)
+    }
+
     /// Tells a problem of a file as a whole.
     pub(super) fn push(&mut self, problem: Problem) {
         self.list.push(problem);

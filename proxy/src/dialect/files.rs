@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{MAX_FILE_BYTES, Note, Options, Parsed, Problem, read_all, tree};
+use super::fields::Problems;
+use super::{MAX_FILE_BYTES, Note, Options, Parsed, Problem, lint, nodes, read_all};
 use crate::policy::{DuplicateName, Origin, Table};
 
 /// The names that a folder's documents end in. A file that is named itself may have any name.
@@ -27,6 +28,7 @@ pub struct Loaded {
 #[derive(Debug, Error)]
 pub struct LoadError {
     problems: Vec<Problem>,
+    notes: Vec<Note>,
     is_unreadable: bool,
 }
 
@@ -57,13 +59,17 @@ pub fn read_with(paths: &[PathBuf], options: Options) -> Result<Parsed, LoadErro
 }
 
 fn read_documents(paths: &[PathBuf], options: Options) -> Result<(Table, Parsed), LoadError> {
-    let (mut texts, mut failed) = (Vec::new(), Vec::new());
+    let (mut trees, mut failed, mut found) = (Vec::new(), Vec::new(), Problems::default());
     for path in paths {
         match documents(path) {
             Ok(files) => {
                 for file in files {
                     match read(&file) {
-                        Ok(text) => texts.push((Arc::from(file), text)),
+                        Ok(text) => {
+                            let file = Arc::from(file);
+                            let nodes = nodes(&file, &text, &mut found);
+                            trees.push((file, nodes));
+                        }
                         Err(found) => failed.push(found),
                     }
                 }
@@ -73,22 +79,37 @@ fn read_documents(paths: &[PathBuf], options: Options) -> Result<(Table, Parsed)
     }
     let is_unreadable = failed.iter().any(|failed| failed.is_unreadable);
     let mut problems: Vec<_> = failed.into_iter().map(|failed| failed.problem).collect();
-    let files: Vec<_> = texts.iter().map(|(file, text)| (Arc::clone(file), text.as_str())).collect();
-    let (parsed, found) = read_all(options, &files);
+    // Nobody names a file that is to say nothing: it was cut off, or is the wrong one.
+    let is_broken = |file: &Arc<Path>| found.are_in(file);
+    let empty = trees.iter().filter(|(file, nodes)| nodes.is_empty() && !is_broken(file));
+    problems.extend(empty.map(|(file, _)| problem(file, "there is no document in it".to_owned())));
+    let (Parsed { policies, mut notes }, found) = read_all(options, &trees, found);
     problems.extend(found);
     // The duplicates are told beside whatever else is wrong.
-    match Table::try_new(parsed.policies.clone()) {
-        Ok(table) if problems.is_empty() => return Ok((table, parsed)),
-        Ok(_) => {}
+    match Table::try_new(policies.clone()) {
+        Ok(table) => {
+            notes.extend(lint::between(&table));
+            let order = |file: &Path| trees.iter().position(|(known, _)| &**known == file);
+            notes.sort_by_key(|note| (order(&note.file), note.line));
+            if problems.is_empty() {
+                return Ok((table, Parsed { policies, notes }));
+            }
+        }
         Err(duplicates) => problems.extend(duplicates.into_iter().map(duplicate)),
     }
-    Err(LoadError { problems, is_unreadable })
+    Err(LoadError { problems, notes, is_unreadable })
 }
 
 impl LoadError {
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// What is to be said of what could be read.
+    #[must_use]
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
     }
 
     /// Whether the system refused a file or folder, as against documents that are wrong.
@@ -148,13 +169,7 @@ fn read(file: &Path) -> Result<String, Failed> {
     if bytes.len() > MAX_FILE_BYTES {
         return Err(unusable(file, format!("the file is longer than {MAX_FILE_BYTES} bytes")));
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|error| unusable(file, format!("the file is no UTF-8 text: {error}")))?;
-    // Nobody names a file that is to say nothing: it was cut off, or is the wrong one.
-    if tree::parse(&text).is_ok_and(|documents| documents.is_empty()) {
-        return Err(unusable(file, "there is no document in it".to_owned()));
-    }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| unusable(file, format!("the file is no UTF-8 text: {error}")))
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failed {
@@ -290,17 +305,22 @@ mod tests {
 
     #[test]
     fn the_notes_of_every_file_are_told() {
-        let dangerous = |name| document(name).replace("spec: {}", "spec:\n  http:\n    methods: any");
+        let dangerous = |name| {
+            document(name).replace(
+                "spec: {}",
+                &format!("spec:\n  to: [{{hosts: [{name}]}}]\n  http:\n    methods: any"),
+            )
+        };
         let folder = folder([
             ("a.yaml", &(document("a") + "---\n" + &dangerous("b"))),
-            ("b.yaml", &document("c")),
+            ("b.yaml", &document("c").replace("spec: {}", "spec: {to: [{ports: [1]}]}")),
             ("c.yaml", &dangerous("d")),
         ]);
         let notes = load_each(&[folder.path()]).unwrap().notes;
         let place = |file, line| (folder.path().join(file), line);
         assert_eq!(
             notes.iter().map(|note| (note.file.to_path_buf(), note.line)).collect::<Vec<_>>(),
-            [place("a.yaml", 11), place("c.yaml", 6)]
+            [place("a.yaml", 12), place("c.yaml", 7)]
         );
     }
 

@@ -3,13 +3,18 @@
 //! The rules ask the policy, whatever document it came from, and say which setting they mean; the dialect knows where its
 //! documents have that. What a request's own headers may change (`honour_request_headers`) is not called inert.
 
+mod between;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(super) use between::between;
 
 use super::duration;
 use super::fields::Problems;
 use super::note::Code;
-use crate::policy::{HttpPolicy, Policy, Protocol, Route, Setting, Sources};
+use crate::policy::{Address, HttpPolicy, Policy, Protocol, Route, Setting, Sources};
 use crate::retry::request::{Condition, Conditions, Methods, RequestRetry};
 use crate::retry::{Backoff, BudgetPolicy};
 
@@ -28,35 +33,30 @@ pub(super) fn note(policy: &Policy, problems: &mut Problems) {
         [(Setting::ConnectTimeout, tcp.connect_timeout()), (Setting::ConnectsTimeout, tcp.timeout())];
     tell(tiny_timeouts(&connects), sources, problems);
     let retries = tcp.max_connect_attempts().get() > 1 || routes.iter().any(|route| may_retry(&route.http));
-    for (index, route) in routes.iter().enumerate() {
+    let mut told = HashSet::new();
+    for route in routes {
         // What several routes have in common is told once.
-        let is_told = |other: &Route| {
-            Arc::ptr_eq(&other.http, &route.http) && Arc::ptr_eq(&other.sources, &route.sources)
-        };
-        if !routes.iter().take(index).any(is_told) {
+        if told.insert((Arc::as_ptr(&route.http), Arc::as_ptr(&route.sources))) {
             tell(of_requests(&route.http, policy.protocol, &route.sources), &route.sources, problems);
         }
-        tell(unreachable_route(route, routes, index), &route.sources, problems);
+    }
+    for (route, finding) in unreachable_routes(policy) {
+        tell([finding], &route.sources, problems);
     }
     tell(no_budget(*budget).filter(|_| retries), sources, problems);
-    tell(stacked_retries(policy), sources, problems);
+    tell(untold_hosts(policy), sources, problems);
 }
 
-/// Attempts to connect that a document asks for, and that its requests' retries multiply.
-fn stacked_retries(policy: &Policy) -> Option<Finding> {
-    const CONNECTS: Conditions = Conditions::of(&[Condition::ConnectFailure]).with(ANY_END);
-    let attempts = policy.tcp.max_connect_attempts().get();
-    if attempts < 2 || !policy.sources.is_said(Setting::ConnectAttempts) {
-        return None;
-    }
-    let retries = policy.routes.iter().map(|route| &route.http.retry);
-    let retries = retries.filter(|retry| retry.retry_on.intersects(CONNECTS)).map(|retry| retry.num_retries);
-    let tries = u64::from(retries.max().filter(|retries| *retries > 0)?) + 1;
-    let connects = tries.saturating_mul(attempts.into());
-    let message = format!(
-        "a request may wait for {connects} connects, {attempts} of each of its {tries} attempts; lower one of the two"
-    );
-    Some(Finding::new(Code::StackedRetries, Setting::ConnectAttempts, message))
+/// Connects to hosts that nothing tells: when a connection is made nobody has said a name yet.
+fn untold_hosts(policy: &Policy) -> Option<Finding> {
+    let is_wildcard = |address: &Address| matches!(address, Address::Suffix(_));
+    let wildcards = policy.to.iter().map(|destination| &destination.address).filter(|to| is_wildcard(to));
+    let is_untold = policy.routes.is_empty() && wildcards.count() > 0;
+    is_untold.then(|| {
+        let message = "a wildcard is told by requests alone, and nothing is said of requests: no connect follows it; add \
+                       `http`, or name hosts or networks";
+        Finding::new(Code::InertSetting, Setting::To, message)
+    })
 }
 
 fn tell(findings: impl IntoIterator<Item = Finding>, sources: &Sources, problems: &mut Problems) {
@@ -84,7 +84,7 @@ fn of_requests(http: &HttpPolicy, protocol: Protocol, sources: &Sources) -> Vec<
     if may_retry(http) {
         findings.extend(without_effect(http));
         findings.extend(inert_grpc(&http.retry, protocol));
-        findings.extend(dangerous_methods(&http.retry));
+        findings.extend(dangerous_methods(&http.retry, sources));
         findings.extend(short_timeout(http));
     } else {
         findings.extend(inert_conditions(&http.retry, |setting| sources.is_said(setting)));
@@ -92,15 +92,27 @@ fn of_requests(http: &HttpPolicy, protocol: Protocol, sources: &Sources) -> Vec<
     findings
 }
 
-/// A route that an earlier one of its policy hides.
-fn unreachable_route(route: &Route, routes: &[Route], index: usize) -> Option<Finding> {
-    let earlier = |(other, candidate): &(usize, &Route)| {
-        (candidate.precedence, *other) < (route.precedence, index) && candidate.matcher.covers(&route.matcher)
+/// The routes of a policy that an earlier one hides. Of the earlier ones so many are looked at, which are all that other
+/// formats than Istio's may have.
+fn unreachable_routes(policy: &Policy) -> Vec<(&Route, Finding)> {
+    const HIDING: usize = 256;
+    let mut in_order: Vec<_> = policy.routes.iter().collect();
+    in_order.sort_by_key(|route| route.precedence);
+    let hidden = |(index, route): (usize, &&'_ Route)| {
+        let earlier = in_order.iter().take(index.min(HIDING));
+        earlier.copied().find(|earlier| earlier.matcher.covers(&route.matcher))
     };
-    let (_, hiding) = routes.iter().enumerate().find(earlier)?;
-    let message =
-        format!("no request takes it, since {} comes first and takes them all; reorder them", hiding.name);
-    Some(Finding::new(Code::UnreachableRoute, Setting::Matches, message))
+    let all =
+        in_order.iter().enumerate().filter_map(|(index, route)| Some((*route, hidden((index, route))?)));
+    // That nothing is left for what a policy says of all other requests is no mistake.
+    let all = all.filter(|(route, _)| !Arc::ptr_eq(&route.sources, &policy.sources));
+    let tell = |(route, hiding): (_, &Route)| {
+        let name = &hiding.name;
+        let message =
+            format!("no request takes it, since {name} comes first and takes them all; reorder them");
+        (route, Finding::new(Code::UnreachableRoute, Setting::Matches, message))
+    };
+    all.map(tell).collect()
 }
 
 /// The conditions that some response meets.
@@ -133,6 +145,11 @@ impl Finding {
     }
 }
 
+/// Whether requests are retried without their asking for it.
+fn may_repeat(http: &HttpPolicy) -> bool {
+    http.retry.num_retries > 0 && !http.retry.retry_on.is_empty()
+}
+
 fn may_retry(http: &HttpPolicy) -> bool {
     http.retry.num_retries > 0 || http.honour_request_headers
 }
@@ -148,7 +165,7 @@ fn tiny_timeouts(timeouts: &[(Setting, Option<Duration>)]) -> impl Iterator<Item
 
 fn inert_per_try_timeout(http: &HttpPolicy) -> Option<Finding> {
     let (per_try, timeout) = (http.retry.per_try_timeout?, http.timeout?);
-    (per_try >= timeout).then(|| {
+    http.per_try_timeout().is_none().then(|| {
         let (per_try, timeout) = (text(per_try), text(timeout));
         let message = format!(
             "it is ignored, since {per_try} for one attempt is not less than the {timeout} for all of them; shorten it, or \
@@ -247,7 +264,7 @@ fn inert_grpc(retry: &RequestRetry, protocol: Protocol) -> Option<Finding> {
     inert.first().map(|&first| Finding::new(Code::InertGrpc, Setting::Condition(first), message))
 }
 
-fn dangerous_methods(retry: &RequestRetry) -> Option<Finding> {
+fn dangerous_methods(retry: &RequestRetry, sources: &Sources) -> Option<Finding> {
     let has_server_errors = (500..=599).any(|code| retry.status_codes.contains(code));
     let is_dangerous = |condition: &Condition| {
         ANY_END.contains(*condition) || (*condition == Condition::RetriableStatusCodes && has_server_errors)
@@ -264,14 +281,16 @@ fn dangerous_methods(retry: &RequestRetry) -> Option<Finding> {
         "requests that the server may have executed are sent again, POST and all ({causes}); list the methods that may be \
          executed twice instead, such as [GET, PUT], or leave it at idempotent"
     );
+    // A format that has no word for methods has one for retries.
+    let places = [Setting::Methods, Setting::RetryOn, Setting::NumRetries];
+    let about = places.into_iter().find(|about| sources.is_said(*about)).unwrap_or(Setting::Methods);
     let is_any = retry.methods == Methods::Any;
-    is_any.then(|| Finding::new(Code::DangerousMethods, Setting::Methods, message))
+    is_any.then(|| Finding::new(Code::DangerousMethods, about, message))
 }
 
 /// Where an attempt's own time is ignored, it says nothing about how long all take.
 fn short_timeout(http: &HttpPolicy) -> Option<Finding> {
-    let (retry, timeout) = (&http.retry, http.timeout?);
-    let per_try = retry.per_try_timeout.filter(|per_try| *per_try < timeout)?;
+    let (retry, timeout, per_try) = (&http.retry, http.timeout?, http.per_try_timeout()?);
     let attempts = per_try.saturating_mul(retry.num_retries).saturating_add(per_try);
     let worst = attempts.saturating_add(longest_pauses(retry.backoff, retry.num_retries));
     (worst > timeout).then(|| {

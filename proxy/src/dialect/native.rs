@@ -15,7 +15,7 @@ pub(super) use document::schema;
 use super::Document;
 use super::common::backoff;
 use super::fields::{Field, Map, Problems};
-use crate::policy::{NameError, Place, Policy, PolicyName, Protocol, Rest, Route, Setting, Sources};
+use crate::policy::{NameError, Place, Policy, PolicyName, Protocol, Rest, Setting, Sources};
 use crate::retry::connect::{Failure, RetryOn};
 use crate::retry::request::Condition;
 use crate::retry::{BudgetPolicy, ConnectRetry};
@@ -51,7 +51,8 @@ fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
     let routes = spec.optional("http", Vec::new(), |field| {
         route::routes(&field, rest.unwrap_or(Rest::Passes), &sources, problems)
     });
-    let derived = || Some(connects_of(rest?, routes.as_deref()?));
+    // What is said of requests alone holds for the connects before them too.
+    let derived = || routes.as_deref().map(Policy::connects_of);
     let targets = spec.get("tcp").and_then(|field| field.child("targets"));
     let targets = targets.map_or_else(|| Some(Vec::new()), |field| route::targets(&field, problems));
     let tcp = spec.get("tcp").map_or_else(derived, |field| connect_retry(&field, problems));
@@ -78,17 +79,6 @@ fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
         budget: budget?,
         sources,
     })
-}
-
-/// What is said of requests alone holds for the connects before them too: by the section, which comes last, or else by the
-/// most patient of the routes.
-fn connects_of(rest: Rest, routes: &[Route]) -> ConnectRetry {
-    let said: &[Route] = match rest {
-        Rest::Passes => routes.last().map(std::slice::from_ref).unwrap_or_default(),
-        Rest::GoesOn => routes,
-    };
-    let all = said.iter().map(|route| route.http.connect_retry());
-    all.max_by_key(ConnectRetry::max_connect_attempts).unwrap_or_default()
 }
 
 /// Where the document says what, with its settings for requests in this section.
@@ -119,6 +109,9 @@ fn place(root: &Field<'_>, section: &[&str], setting: Setting) -> Place {
         Setting::MaxConcurrentRetries => http("maxConcurrentRetries"),
         Setting::MaxBufferedBody => http("maxBufferedBody"),
         Setting::AddedHeaders => http("addHeaders"),
+        Setting::HonourRequestHeaders => http("honourRequestHeaders"),
+        Setting::ConnectFailure => http("onConnectFailure"),
+        Setting::Upstream => http("upstream"),
         // The section itself is for all requests.
         Setting::Matches if !section.is_empty() => root.place(section),
         Setting::Matches => http("match"),
@@ -126,7 +119,13 @@ fn place(root: &Field<'_>, section: &[&str], setting: Setting) -> Place {
         Setting::ConnectAttempts => root.place(&["spec", "tcp", "maxConnectAttempts"]),
         Setting::ConnectTimeout => root.place(&["spec", "tcp", "connectTimeout"]),
         Setting::ConnectsTimeout => root.place(&["spec", "tcp", "timeout"]),
+        Setting::ConnectBackoff => root.place(&["spec", "tcp", "backOff"]),
+        Setting::ConnectRetryOn => root.place(&["spec", "tcp", "retryOn"]),
+        Setting::ConnectTargets => root.place(&["spec", "tcp", "targets"]),
         Setting::Budget => root.place(&["spec", "budget"]),
+        Setting::From => root.place(&["spec", "from"]),
+        Setting::To => root.place(&["spec", "to"]),
+        Setting::Protocol => root.place(&["spec", "protocol"]),
     }
 }
 

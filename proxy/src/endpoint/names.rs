@@ -5,7 +5,7 @@
 //! addresses answer with some of them at a time, and applications keep addresses longer than they should.
 
 use super::Addresses;
-use crate::policy::Host;
+use crate::policy::{Host, Resolution};
 use hickory_resolver::{
     TokioResolver,
     lookup_ip::LookupIp,
@@ -15,7 +15,7 @@ use hickory_resolver::{
 };
 use std::{
     cell::RefCell,
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -53,8 +53,17 @@ pub struct Names(Rc<Inner>);
 #[derive(Default)]
 struct Inner {
     published: Addresses,
-    addresses: RefCell<HashMap<Host, HashMap<IpAddr, Instant>>>,
+    known: RefCell<Known>,
     watches: RefCell<HashMap<Host, JoinHandle<()>>>,
+}
+
+/// Both ways, so that a connection costs the same however many names there are.
+#[derive(Default)]
+struct Known {
+    addresses: HashMap<Host, HashMap<IpAddr, Instant>>,
+    hosts: HashMap<IpAddr, BTreeSet<Host>>,
+    /// The names that are watched and have no address.
+    unresolved: BTreeSet<Host>,
 }
 
 /// A resolver as a file in the format of resolv.conf(5) describes it. `/etc/hosts` comes first, as everywhere.
@@ -77,26 +86,10 @@ impl Names {
         &self.0.published
     }
 
-    /// Whether any address of the host is known.
-    #[must_use]
-    pub fn knows(&self, host: &Host) -> bool {
-        self.0.addresses.borrow().get(host).is_some_and(|known| !known.is_empty())
-    }
-
-    /// Whether `address` is known as one of the host's.
-    #[must_use]
-    pub fn has(&self, host: &Host, address: IpAddr) -> bool {
-        self.0.addresses.borrow().get(host).is_some_and(|known| known.contains_key(&address))
-    }
-
     /// The known addresses of a host, in a stable order.
     #[must_use]
     pub fn addresses(&self, host: &Host) -> Vec<IpAddr> {
-        let known = self.0.addresses.borrow();
-        let mut addresses: Vec<IpAddr> =
-            known.get(host).map(|known| known.keys().copied().collect()).unwrap_or_default();
-        addresses.sort_unstable();
-        addresses
+        self.0.known.borrow().addresses(host)
     }
 
     /// Watches these hosts from now on, and no others. The future waits a moment for the first answers about new ones.
@@ -106,7 +99,7 @@ impl Names {
             let keep = hosts.contains(host);
             if !keep {
                 watch.abort();
-                self.0.addresses.borrow_mut().remove(host);
+                self.0.known.borrow_mut().forget(host);
                 self.0.published.forget(host);
             }
             keep
@@ -115,6 +108,7 @@ impl Names {
         for host in hosts {
             let mut watches = self.0.watches.borrow_mut();
             watches.entry(host).or_insert_with_key(|host| {
+                self.0.known.borrow_mut().unresolved.insert(host.clone());
                 let follow = follow(self.clone(), Rc::clone(resolver), host.clone(), answered.clone());
                 tokio::task::spawn_local(follow)
             });
@@ -127,18 +121,60 @@ impl Names {
     }
 
     fn learn(&self, host: &Host, addresses: impl Iterator<Item = IpAddr>) {
-        let now = Instant::now();
-        let mut all = self.0.addresses.borrow_mut();
-        let known = all.entry(host.clone()).or_default();
+        let mut known = self.0.known.borrow_mut();
+        known.learn(host, addresses, Instant::now());
+        self.0.published.publish(host, known.addresses(host));
+    }
+}
+
+impl Resolution for Names {
+    fn hosts_at(&self, address: IpAddr, visit: &mut dyn FnMut(&Host)) {
+        self.0.known.borrow().hosts.get(&address).into_iter().flatten().for_each(visit);
+    }
+
+    fn unresolved(&self, visit: &mut dyn FnMut(&Host)) {
+        self.0.known.borrow().unresolved.iter().for_each(visit);
+    }
+}
+
+impl Known {
+    fn addresses(&self, host: &Host) -> Vec<IpAddr> {
+        let known = self.addresses.get(host);
+        let mut addresses: Vec<IpAddr> =
+            known.map(|known| known.keys().copied().collect()).unwrap_or_default();
+        addresses.sort_unstable();
+        addresses
+    }
+
+    fn learn(&mut self, host: &Host, addresses: impl Iterator<Item = IpAddr>, now: Instant) {
+        let mut known = self.forget(host);
         known.retain(|_, seen| now.duration_since(*seen) < MEMORY);
-        for address in addresses {
+        for address in addresses.map(|address| address.to_canonical()) {
             if known.len() < MAX_ADDRESSES || known.contains_key(&address) {
-                known.insert(address.to_canonical(), now);
+                known.insert(address, now);
             }
         }
-        let mut addresses: Vec<_> = known.keys().copied().collect();
-        addresses.sort_unstable();
-        self.0.published.publish(host, addresses);
+        for address in known.keys() {
+            self.hosts.entry(*address).or_default().insert(host.clone());
+        }
+        if known.is_empty() {
+            self.unresolved.insert(host.clone());
+        }
+        self.addresses.insert(host.clone(), known);
+    }
+
+    fn forget(&mut self, host: &Host) -> HashMap<IpAddr, Instant> {
+        self.unresolved.remove(host);
+        let known = self.addresses.remove(host).unwrap_or_default();
+        for address in known.keys() {
+            if let Some(hosts) = self.hosts.get_mut(address) {
+                hosts.remove(host);
+                if hosts.is_empty() {
+                    self.hosts.remove(address);
+                }
+            }
+        }
+        known
     }
 }
 
@@ -183,7 +219,39 @@ async fn follow(
 
 #[cfg(test)]
 mod tests {
-    use super::whole;
+    use std::net::IpAddr;
+
+    use tokio::time::Instant;
+
+    use super::{Known, MEMORY, whole};
+    use crate::policy::Host;
+
+    fn learn(known: &mut Known, host: &str, addresses: &[&str], now: Instant) {
+        let host: Host = host.parse().unwrap();
+        known.learn(&host, addresses.iter().map(|address| address.parse().unwrap()), now);
+    }
+
+    fn at(known: &Known, address: &str) -> Vec<String> {
+        let address: IpAddr = address.parse().unwrap();
+        known.hosts.get(&address).into_iter().flatten().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn addresses_are_found_both_ways_for_as_long_as_they_are_known() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        learn(&mut known, "a", &["10.0.0.1", "::ffff:10.0.0.2"], now);
+        learn(&mut known, "b", &["10.0.0.1"], now);
+        learn(&mut known, "c", &[], now);
+        assert_eq!(at(&known, "10.0.0.1"), ["a", "b"]);
+        assert_eq!(at(&known, "10.0.0.2"), ["a"]);
+        assert_eq!(known.unresolved.iter().map(Host::as_str).collect::<Vec<_>>(), ["c"]);
+        // Seen again, an address stays; what was last seen long ago goes.
+        learn(&mut known, "a", &["10.0.0.2"], now + MEMORY);
+        assert_eq!(at(&known, "10.0.0.1"), ["b"]);
+        assert_eq!(known.addresses(&"a".parse().unwrap()), ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+        known.forget(&"b".parse().unwrap());
+        assert!(at(&known, "10.0.0.1").is_empty() && known.hosts.len() == 1);
+    }
 
     /// Kuma calls a service `backend_shop_svc_80.mesh`.
     #[test]

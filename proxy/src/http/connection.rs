@@ -26,7 +26,6 @@ use crate::observe::{Connection, DetectedProtocol as Counted, Metrics, Observer}
 use crate::policy::{Protocol, Router};
 use crate::reason::Reason;
 use crate::retry::budgets::DestinationBudget;
-use crate::retry::connect::DEFAULT_CONNECT_TIMEOUT;
 use crate::retry::{Budgets, ConnectRetry};
 use crate::tcp::connect::{self, connect, dial};
 use crate::tcp::relay::{self, Moved, Stopped, told};
@@ -268,6 +267,13 @@ impl Http {
         let metrics = self.observer.metrics();
         let spoken =
             detected(client, upstream.as_ref(), protocol, read, patience, &mut record.sni, metrics).await;
+        if let Some(server) = &record.sni {
+            let policy = self.router.of_server(server);
+            record.policy = Arc::from(policy.name.to_string());
+            // What was connected before was connected as all agree that may apply.
+            self.connect = policy.tcp.clone();
+            self.budget = self.budgets.destination(self.destination, policy.budget);
+        }
         if matches!(spoken, Spoken::Other) && self.is_unconnected && upstream.is_none() {
             *upstream = Some(self.connect(client, record).await?);
         }
@@ -297,7 +303,7 @@ impl Http {
     }
 
     fn session(self) -> Session<TcpStream> {
-        let limit = self.connect.connect_timeout().unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+        let limit = self.connect.request_limit();
         let dialer = self.dialer;
         Session {
             router: self.router,

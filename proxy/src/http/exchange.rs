@@ -290,7 +290,7 @@ impl<R: Request> Exchange<'_, R> {
 
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<Step<<R::Attempt as Attempt>::Interim>> {
         let retry = &self.plan.policy.retry;
-        let (per_try, per_try_idle) = (self.per_try_timeout(), retry.per_try_idle_timeout);
+        let (per_try, per_try_idle) = (self.plan.policy.per_try_timeout(), retry.per_try_idle_timeout);
         let idle = self.plan.policy.idle_timeout;
         let mut next = earliest(self.deadline, self.retry_at.map(|(at, _)| at));
         // The clock is read for those who ask when something moved last, and for nobody else.
@@ -362,12 +362,6 @@ impl<R: Request> Exchange<'_, R> {
         self.request.is_gone()
     }
 
-    /// The per-try timeout, which is no timeout where the request's own is not longer.
-    fn per_try_timeout(&self) -> Option<Duration> {
-        let (policy, per_try) = (self.plan.policy, self.plan.policy.retry.per_try_timeout?);
-        policy.timeout.is_none_or(|timeout| per_try < timeout).then_some(per_try)
-    }
-
     // Attempts.
 
     fn begin_attempt(&mut self, now: Instant, backoff: Duration) {
@@ -406,7 +400,7 @@ impl<R: Request> Exchange<'_, R> {
             (Some(deadline), _) => Some(deadline.saturating_duration_since(now)),
             (None, timeout) => timeout,
         };
-        [self.per_try_timeout(), left].into_iter().flatten().min()
+        [self.plan.policy.per_try_timeout(), left].into_iter().flatten().min()
     }
 
     /// An attempt has come to something. Returns why it is the last one; else it is left, for another or for a retry.

@@ -61,6 +61,12 @@ impl HttpPolicy {
         &PASSING
     }
 
+    /// How long one try may take, which is no limit where that of all tries is not longer.
+    #[must_use]
+    pub fn per_try_timeout(&self) -> Option<Duration> {
+        self.retry.per_try_timeout.filter(|per_try| self.timeout.is_none_or(|timeout| *per_try < timeout))
+    }
+
     /// How connects are retried where a document says it for requests only.
     #[must_use]
     pub fn connect_retry(&self) -> ConnectRetry {

@@ -41,6 +41,15 @@ pub struct RequestMatch {
     pub query: Vec<QueryMatcher>,
 }
 
+/// One of the things that a request has to match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    Protocol(RequestProtocol),
+    Path(&'a PathMatch),
+    Query(&'a QueryMatcher),
+    Header(&'a HeaderMatcher),
+}
+
 /// What kind of request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequestProtocol {
@@ -103,20 +112,22 @@ pub enum TargetAddress {
 impl RequestMatch {
     #[must_use]
     pub fn matches(&self, request: &(impl Headers + ?Sized)) -> bool {
+        self.mismatch(request).is_none()
+    }
+
+    /// The first part that a request does not match.
+    #[must_use]
+    pub fn mismatch(&self, request: &(impl Headers + ?Sized)) -> Option<Part<'_>> {
+        self.parts().find(|part| !part.matches(request))
+    }
+
+    /// All that a request has to match, in the order in which it is asked. Nothing: every request matches.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
         let Self { protocol, path, headers, query } = self;
-        let by_protocol = match protocol {
-            RequestProtocol::Any => true,
-            RequestProtocol::Http => !is_grpc(request),
-            RequestProtocol::Grpc => is_grpc(request),
-        };
-        by_protocol
-            && (*path == PathMatch::Any && query.is_empty() || {
-                let target = request.get(":path").unwrap_or_default();
-                let (raw, parameters) = split(target, b'?');
-                path.matches(&normalized(raw))
-                    && query.iter().all(|matcher| matcher.matches(parameters.unwrap_or_default()))
-            })
-            && headers.iter().all(|matcher| matcher.matches(request))
+        let protocol = Some(*protocol).filter(|protocol| *protocol != RequestProtocol::Any);
+        let path = Some(path).filter(|path| **path != PathMatch::Any);
+        let first = protocol.map(Part::Protocol).into_iter().chain(path.map(Part::Path));
+        first.chain(query.iter().map(Part::Query)).chain(headers.iter().map(Part::Header))
     }
 
     /// Whether every request matches.
@@ -133,6 +144,20 @@ impl RequestMatch {
             && path.covers(&other.path)
             && headers.iter().all(|matcher| other.headers.contains(matcher))
             && query.iter().all(|matcher| other.query.contains(matcher))
+    }
+}
+
+impl Part<'_> {
+    fn matches(&self, request: &(impl Headers + ?Sized)) -> bool {
+        let target = || split(request.get(":path").unwrap_or_default(), b'?');
+        match self {
+            Self::Protocol(RequestProtocol::Any) => true,
+            Self::Protocol(RequestProtocol::Http) => !is_grpc(request),
+            Self::Protocol(RequestProtocol::Grpc) => is_grpc(request),
+            Self::Path(path) => path.matches(&normalized(target().0)),
+            Self::Query(matcher) => matcher.matches(target().1.unwrap_or_default()),
+            Self::Header(matcher) => matcher.matches(request),
+        }
     }
 }
 

@@ -29,12 +29,22 @@ pub enum Setting {
     MaxConcurrentRetries,
     MaxBufferedBody,
     AddedHeaders,
+    HonourRequestHeaders,
+    ConnectFailure,
+    Upstream,
     Matches,
     Targets,
     ConnectAttempts,
     ConnectTimeout,
     ConnectsTimeout,
+    ConnectBackoff,
+    ConnectRetryOn,
+    /// Where connections go that are relayed untouched.
+    ConnectTargets,
     Budget,
+    From,
+    To,
+    Protocol,
 }
 
 /// Where a document says something, or would say it.
@@ -53,7 +63,7 @@ pub struct Sources(Vec<(Setting, Place)>);
 
 impl Setting {
     /// All but the single conditions.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 32] = [
         Self::RetryOn,
         Self::StatusCodes,
         Self::ResponseHeaders,
@@ -71,12 +81,21 @@ impl Setting {
         Self::MaxConcurrentRetries,
         Self::MaxBufferedBody,
         Self::AddedHeaders,
+        Self::HonourRequestHeaders,
+        Self::ConnectFailure,
+        Self::Upstream,
         Self::Matches,
         Self::Targets,
         Self::ConnectAttempts,
         Self::ConnectTimeout,
         Self::ConnectsTimeout,
+        Self::ConnectBackoff,
+        Self::ConnectRetryOn,
+        Self::ConnectTargets,
         Self::Budget,
+        Self::From,
+        Self::To,
+        Self::Protocol,
     ];
 }
 

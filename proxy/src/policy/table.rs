@@ -5,8 +5,10 @@
 //! prefix of length zero, of either family. Among equally specific ones [`Precedence`] decides.
 //!
 //! Precedence is settled when the table is built. A look-up then probes a hash map for each prefix length, and for each
-//! label of an authority, that some policy uses, so its cost does not grow with the number of policies; host names it
-//! goes through one by one when a connection comes, because only the caller knows what they resolve to.
+//! label of an authority, that some policy uses, so its cost does not grow with the number of policies. What hosts resolve
+//! to, and which of them to nothing, only the caller knows.
+
+mod order;
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -19,12 +21,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use thiserror::Error;
 
+use self::order::Key;
+pub use self::order::{Before, By, Considered, Passed};
 use super::headers::Headers;
 use super::{
-    Address, Destination, Host, HttpPolicy, Identity, Origin, Policy, PolicyName, Precedence, RequestMatch,
-    RequestProtocol, Rest, Route, TargetAddress, Workload,
+    Address, Destination, Host, HttpPolicy, Identity, Origin, Policy, PolicyName, Protocol, RequestMatch,
+    RequestProtocol, Rest, Route, TargetAddress, UpstreamMode, Workload,
 };
-use crate::retry::ConnectRetry;
 
 /// The policies in force.
 #[derive(Clone, Debug)]
@@ -36,6 +39,8 @@ pub struct Table {
     hosts: BTreeMap<Host, Tier>,
     /// By the name that the hosts are below.
     suffixes: HashMap<Host, Tier>,
+    /// What requests alone can tell to apply, of all those.
+    of_suffixes: Tier,
     /// Some authority may have a request take a route.
     authorities_have_routes: bool,
     networks: HashMap<IpNet, Tier>,
@@ -51,8 +56,8 @@ pub struct Matched {
     pub policy: Arc<Policy>,
     /// The host name by which it was chosen, whose other addresses a retry may try.
     pub host: Option<Host>,
-    /// How the connection is made: of all policies that may turn out to apply, the most patient one.
-    pub connect: ConnectRetry,
+    /// The connection is made as this one says: the most patient of all policies that may turn out to apply.
+    pub patient: Arc<Policy>,
     /// What its requests are asked for. None: there is nothing to say about requests.
     pub router: Option<Router>,
 }
@@ -66,7 +71,7 @@ pub struct Router {
     identity: Option<Arc<Identity>>,
     /// By the address that was dialled, the most specific first.
     resolved: Vec<(Host, Tier)>,
-    networks: Vec<Tier>,
+    networks: Vec<(IpNet, Tier)>,
     has_authorities: bool,
 }
 
@@ -76,21 +81,25 @@ pub struct Routed<'a> {
     pub policy: &'a Arc<Policy>,
     /// None: the request goes through as it is.
     pub route: Option<&'a Route>,
-    /// The destination by which the policy was chosen, for who wants to know why.
-    pub by: By<'a>,
 }
 
-/// How a request was found to be a policy's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By<'a> {
-    /// Its authority is this host or below it.
-    Authority(&'a str),
-    /// The dialled address is one of this host's.
-    Resolved(&'a Host),
-    /// The dialled address is in one of its networks, or may be any.
-    Address,
-    /// No other policy applies.
-    Fallback,
+/// What is known of the addresses of hosts.
+pub trait Resolution {
+    /// Visits each host that has this address.
+    fn hosts_at(&self, address: IpAddr, visit: &mut dyn FnMut(&Host));
+
+    /// Visits each host of which no address is known.
+    fn unresolved(&self, visit: &mut dyn FnMut(&Host));
+}
+
+/// These hosts have every address, and no other has any.
+#[cfg(test)]
+impl Resolution for Vec<Host> {
+    fn hosts_at(&self, _: IpAddr, visit: &mut dyn FnMut(&Host)) {
+        self.iter().for_each(visit);
+    }
+
+    fn unresolved(&self, _: &mut dyn FnMut(&Host)) {}
 }
 
 /// Two policies have one name.
@@ -112,7 +121,7 @@ struct Rule {
     says: Says,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Says {
     /// This about some requests.
     Route(usize),
@@ -147,78 +156,60 @@ impl Table {
         Ok(Self::index(by_name.into_values().collect(), fallback))
     }
 
-    /// What holds for a connection of a workload to `destination`; `resolves_to` says whether a host name has an address,
-    /// and, without an address, whether it has any. An IPv4-mapped address is the IPv4 address that it stands for.
+    /// What holds for a connection of a workload to `destination`. An IPv4-mapped address is the IPv4 address that it
+    /// stands for.
     pub fn lookup(
         self: &Arc<Self>,
         destination: SocketAddr,
         cgroup: &Arc<str>,
         identity: Option<&Arc<Identity>>,
-        resolves_to: impl Fn(&Host, Option<IpAddr>) -> bool,
+        names: &impl Resolution,
     ) -> Matched {
-        let address = destination.ip().to_canonical();
-        let mut router = Router {
-            table: Arc::clone(self),
-            port: NonZeroU16::new(destination.port()),
-            cgroup: Arc::clone(cgroup),
-            identity: identity.map(Arc::clone),
-            resolved: Vec::new(),
-            networks: self.by_network(address),
-            has_authorities: !self.suffixes.is_empty() || !self.hosts.is_empty(),
+        let router = self.router(destination, cgroup, identity, names);
+        let chosen = router.by_address().next().map(|(rule, by)| (&rule.policy, by));
+        let (policy, host) = match chosen {
+            Some((policy, By::Resolved(host))) => (policy, Some(host.clone())),
+            Some((policy, _)) => (policy, None),
+            None => (&self.fallback, None),
         };
-        for (host, tier) in &self.hosts {
-            if resolves_to(host, Some(address)) {
-                router.resolved.push((host.clone(), Arc::clone(tier)));
+        let (policy, patient) = (Arc::clone(policy), Arc::clone(router.patient(names)));
+        let has_routes = self.authorities_have_routes
+            || router.until_rest().any(|rule| !rule.policy.routes.is_empty())
+            || router.is_open() && !self.fallback.routes.is_empty();
+        let looks_at_requests = has_routes && policy.protocol != Protocol::Tcp;
+        Matched { policy, host, patient, router: looks_at_requests.then_some(router) }
+    }
+
+    /// What the requests of such a connection are asked for, also where there is nothing to say about any.
+    pub fn router(
+        self: &Arc<Self>,
+        destination: SocketAddr,
+        cgroup: &Arc<str>,
+        identity: Option<&Arc<Identity>>,
+        names: &impl Resolution,
+    ) -> Router {
+        let address = destination.ip().to_canonical();
+        let port = NonZeroU16::new(destination.port());
+        let mut resolved = Vec::new();
+        names.hosts_at(address, &mut |host| {
+            if let Some((host, tier)) = self.hosts.get_key_value(host) {
+                resolved.push((host.clone(), Arc::clone(tier)));
             }
-        }
+        });
         // The host whose first rule would be asked first.
-        let port = router.port;
-        router.resolved.sort_by_key(|(host, tier)| {
-            let first = tier.iter().find(|rule| rule.applies(port)).map(Rule::key);
+        resolved.sort_by_cached_key(|(host, tier)| {
+            let first = tier.iter().find(|rule| rule.applies(port)).map(Key::of);
             (first.is_none(), first, host.clone())
         });
-
-        let by_address = router.by_address().collect::<Vec<_>>();
-        let chosen = by_address.first().map(|(rule, host)| (Arc::clone(&rule.policy), host.cloned()));
-        let mut may_apply: Vec<&Arc<Policy>> = Vec::new();
-        let mut takes_all = false;
-        'tiers: for tier in by_address.chunk_by(|(_, one), (_, other)| one == other) {
-            // Requests are asked by any of the names first, and by the address only what none of these takes.
-            if takes_all && tier.iter().all(|(_, host)| host.is_none()) {
-                break;
-            }
-            let mut taken = Taken::default();
-            for (rule, _) in tier {
-                may_apply.push(&rule.policy);
-                if rule.says == Says::Rest {
-                    break 'tiers;
-                }
-                taken.add(rule);
-                if taken.is_all() {
-                    takes_all = true;
-                    break;
-                }
-            }
+        Router {
+            table: Arc::clone(self),
+            port,
+            cgroup: Arc::clone(cgroup),
+            identity: identity.map(Arc::clone),
+            resolved,
+            networks: self.by_network(address),
+            has_authorities: !self.suffixes.is_empty() || !self.hosts.is_empty(),
         }
-        let of_unresolved =
-            self.hosts.iter().filter(|(host, _)| !resolves_to(host, None)).map(|(_, tier)| tier);
-        for tier in of_unresolved.chain(self.suffixes.values()) {
-            may_apply.extend(tier.iter().filter(|rule| router.is_for(rule)).map(|rule| &rule.policy));
-        }
-        let patience = |retry: &&ConnectRetry| {
-            let timeout = |timeout: Option<_>| timeout.map_or((1, None), |timeout| (0, Some(timeout)));
-            (retry.max_connect_attempts(), timeout(retry.timeout()), timeout(retry.connect_timeout()))
-        };
-        let connect =
-            may_apply.iter().map(|policy| &policy.tcp).max_by_key(patience).unwrap_or(&self.fallback.tcp);
-        let connect = connect.clone();
-        let (policy, host) = chosen.unwrap_or_else(|| (Arc::clone(&self.fallback), None));
-        let has_routes = may_apply.iter().any(|policy| !policy.routes.is_empty())
-            || self.authorities_have_routes
-            || !self.fallback.routes.is_empty()
-                && !by_address.iter().any(|(rule, _)| rule.says == Says::Rest);
-        drop(by_address);
-        Matched { policy, host, connect, router: has_routes.then_some(router) }
     }
 
     /// Every host name that some policy applies to or leads to, each once, for the resolver.
@@ -237,6 +228,26 @@ impl Table {
     /// All policies by name, and the one that holds where no other does at the end.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.iter().chain([&self.fallback])
+    }
+
+    /// The policies that never hold, each with one that takes all that they are for: where the same destinations are
+    /// meant, the first that takes every request leaves nothing to those after it.
+    #[must_use]
+    pub fn hidden(&self) -> Vec<(&Arc<Policy>, &Arc<Policy>)> {
+        let mut hiding = BTreeMap::<&PolicyName, (&Arc<Policy>, Option<&Arc<Policy>>)>::new();
+        for tier in self.hosts.values().chain(self.suffixes.values()).chain(self.networks.values()) {
+            let mut takes_all: Vec<&Rule> = Vec::new();
+            for rule in tier.iter() {
+                let first =
+                    takes_all.iter().find(|earlier| earlier.hides(rule)).map(|earlier| &earlier.policy);
+                let known = hiding.entry(&rule.policy.name).or_insert((&rule.policy, first));
+                if first.is_none() {
+                    known.1 = None;
+                    takes_all.extend(Some(rule).filter(|rule| rule.takes_all()));
+                }
+            }
+        }
+        hiding.into_values().filter_map(|(policy, first)| Some((policy, first?))).collect()
     }
 
     fn index(policies: Vec<Arc<Policy>>, fallback: Arc<Policy>) -> Self {
@@ -271,11 +282,15 @@ impl Table {
             .chain(suffixes.values())
             .flatten()
             .any(|rule: &Rule| matches!(rule.says, Says::Route(_)));
+        let of_suffixes =
+            suffixes.values().flatten().filter(|rule: &&Rule| rule.is_told_by_requests()).cloned();
+        let of_suffixes = tier(of_suffixes.collect());
         let fallback_rules = tier(rules(&fallback, None).collect());
         Self {
             policies,
             fallback,
             fallback_rules,
+            of_suffixes,
             authorities_have_routes,
             hosts: hosts.into_iter().map(|(host, rules)| (host, tier(rules))).collect(),
             suffixes: suffixes.into_iter().map(|(host, rules)| (host, tier(rules))).collect(),
@@ -285,14 +300,14 @@ impl Table {
         }
     }
 
-    fn by_network(&self, address: IpAddr) -> Vec<Tier> {
+    fn by_network(&self, address: IpAddr) -> Vec<(IpNet, Tier)> {
         let lengths = match address {
             IpAddr::V4(_) => &self.lengths_v4,
             IpAddr::V6(_) => &self.lengths_v6,
         };
         let tiers = lengths.iter().filter_map(|&length| {
             let prefix = IpNet::new(address, length).ok()?.trunc();
-            self.networks.get(&prefix).map(Arc::clone)
+            self.networks.get(&prefix).map(|tier| (prefix, Arc::clone(tier)))
         });
         tiers.collect()
     }
@@ -302,73 +317,129 @@ impl Router {
     /// What holds for a request.
     #[must_use]
     pub fn route(&self, request: &(impl Headers + ?Sized)) -> Routed<'_> {
-        let last = Routed { policy: &self.table.fallback, route: None, by: By::Fallback };
-        self.asked(authority(self.has_authorities, request).as_deref(), request).next().unwrap_or(last)
+        let last = Routed { policy: &self.table.fallback, route: None };
+        let authority = authority(self.has_authorities, request);
+        let mut asked = self.asked(authority.as_deref());
+        let first = asked.find_map(|(rule, _)| {
+            let route = self.verdict(rule, request).ok()?;
+            Some(Routed { policy: &rule.policy, route })
+        });
+        first.unwrap_or(last)
     }
 
-    /// All that might hold for a request, in the order in which it is asked: the first is what [`Router::route`] finds, and
-    /// each other would hold if those before it did not.
+    /// All that is asked about a request, in its order: the first that does not pass is what [`Router::route`] finds, and
+    /// each other that does not pass would hold if those before it did not.
     #[must_use]
-    pub fn candidates(&self, request: &(impl Headers + ?Sized)) -> Vec<Routed<'_>> {
-        self.asked(authority(self.has_authorities, request).as_deref(), request).collect()
+    pub fn considered(&self, request: &(impl Headers + ?Sized)) -> Vec<Considered<'_>> {
+        let authority = authority(self.has_authorities, request);
+        let considered = |(rule, by): (_, _)| {
+            let rule: &Rule = rule;
+            let (policy, route, key) = (&rule.policy, rule.route(), Key::of(rule));
+            Considered { policy, route, by, passed: self.verdict(rule, request).err(), key }
+        };
+        self.asked(authority.as_deref()).map(considered).collect()
     }
 
-    fn asked<'a>(
-        &'a self,
-        authority: Option<&str>,
-        request: &(impl Headers + ?Sized),
-    ) -> impl Iterator<Item = Routed<'a>> {
+    /// Whose connection it turns out to be that asks for this server.
+    #[must_use]
+    pub fn of_server(&self, name: &str) -> &Arc<Policy> {
+        let mut asked = self.asked(Some(name)).filter(|(rule, _)| self.is_for(rule));
+        asked.next().map_or(&self.table.fallback, |(rule, _)| &rule.policy)
+    }
+
+    /// Every rule, in the order in which a request with this authority is asked for it.
+    fn asked<'a>(&'a self, authority: Option<&str>) -> impl Iterator<Item = (&'a Rule, By<'a>)> {
         let exact = authority.and_then(|authority| self.table.hosts.get_key_value(authority));
-        let of_exact = exact
-            .into_iter()
-            .flat_map(|(host, tier)| tier.iter().map(move |rule| (rule, By::Authority(host.as_str()))));
-        let of_resolved =
-            self.resolved.iter().filter(move |(host, _)| exact.is_none_or(|(exact, _)| exact != host));
-        let of_resolved =
-            of_resolved.flat_map(|(host, tier)| tier.iter().map(move |rule| (rule, By::Resolved(host))));
+        let of_exact = exact.into_iter().map(|(host, tier)| (tier, By::Authority(host)));
+        let is_exact = move |host: &Host| exact.is_some_and(|(exact, _)| exact == host);
+        let of_resolved = self.resolved.iter().filter(move |(host, _)| !is_exact(host));
+        let of_resolved = of_resolved.map(|(host, tier)| (tier, By::Resolved(host)));
         let parents = authority.filter(|_| !self.table.suffixes.is_empty()).into_iter().flat_map(parents);
         let of_suffixes = parents.filter_map(|parent| self.table.suffixes.get_key_value(parent));
-        let of_suffixes = of_suffixes
-            .flat_map(|(host, tier)| tier.iter().map(move |rule| (rule, By::Authority(host.as_str()))));
-        let of_networks = self.networks.iter().flat_map(|tier| tier.iter().map(|rule| (rule, By::Address)));
-        let all = of_exact.chain(of_resolved).chain(of_suffixes).chain(of_networks);
-        let fallback = self.table.fallback_rules.iter().map(|rule| (rule, By::Fallback));
-        all.chain(fallback).filter(|(rule, _)| self.is_for(rule)).filter_map(|(rule, by)| {
-            let route = match rule.says {
-                Says::Connections => return None,
-                Says::Rest => None,
-                Says::Route(index) => {
-                    Some(rule.policy.routes.get(index).filter(|route| route.matcher.matches(request))?)
-                }
-            };
-            Some(Routed { policy: &rule.policy, route, by })
-        })
+        let of_suffixes = of_suffixes.map(|(host, tier)| (tier, By::Below(host)));
+        let of_networks = self.networks.iter().map(|(network, tier)| (tier, By::Network(*network)));
+        let fallback = [(&self.table.fallback_rules, By::Fallback)];
+        let tiers = of_exact.chain(of_resolved).chain(of_suffixes).chain(of_networks).chain(fallback);
+        tiers.flat_map(|(tier, by)| tier.iter().map(move |rule| (rule, by)))
+    }
+
+    /// The route that holds by this rule, none where the request goes through as it is; or why the rule does not hold.
+    fn verdict<'a>(
+        &'a self,
+        rule: &'a Rule,
+        request: &(impl Headers + ?Sized),
+    ) -> Result<Option<&'a Route>, Passed<'a>> {
+        if let Some(port) = rule.port.filter(|port| Some(*port) != self.port) {
+            return Err(Passed::Port(port));
+        }
+        if !self.is_from(rule) {
+            return Err(Passed::Workload);
+        }
+        match (rule.says, rule.route()) {
+            (Says::Connections, _) | (Says::Route(_), None) => Err(Passed::Connections),
+            (Says::Rest, _) => Ok(None),
+            (Says::Route(_), Some(route)) => match route.matcher.mismatch(request) {
+                Some(part) => Err(Passed::Part(part)),
+                None => Ok(Some(route)),
+            },
+        }
+    }
+
+    /// Of all policies that may turn out to apply, the one whose connects are the most patient.
+    fn patient<'a>(&'a self, names: &impl Resolution) -> &'a Arc<Policy> {
+        let patience = |policy: &Arc<Policy>| {
+            let retry = &policy.tcp;
+            let timeout = |timeout: Option<_>| timeout.map_or((1, None), |timeout| (0, Some(timeout)));
+            (retry.max_connect_attempts(), timeout(retry.timeout()), timeout(retry.connect_timeout()))
+        };
+        let mut most: Option<&Arc<Policy>> = None;
+        let mut consider = |rule: &'a Rule| {
+            if most.is_none_or(|most| patience(most) <= patience(&rule.policy)) {
+                most = Some(&rule.policy);
+            }
+        };
+        self.may_take().into_iter().for_each(&mut consider);
+        let mut may_be = |tier: &'a Tier| {
+            tier.iter()
+                .filter(|rule| rule.is_told_by_requests() && self.is_for(rule))
+                .for_each(&mut consider);
+        };
+        names.unresolved(&mut |host| {
+            if let Some(tier) = self.table.hosts.get(host) {
+                may_be(tier);
+            }
+        });
+        may_be(&self.table.of_suffixes);
+        most.unwrap_or(&self.table.fallback)
     }
 
     /// Whether all that is said of requests leads away from where the connection was dialled to, as far as its address
     /// tells: then it is not worth a connection.
     #[must_use]
     pub fn leads_elsewhere(&self) -> bool {
-        let mut routes = self
-            .by_address()
-            .take_while(|(rule, _)| rule.says != Says::Rest)
-            .filter_map(|(rule, _)| match rule.says {
-                Says::Route(index) => rule.policy.routes.get(index),
-                Says::Connections | Says::Rest => None,
-            })
-            .peekable();
+        let mut routes = self.until_rest().filter_map(Rule::route).peekable();
         routes.peek().is_some() && routes.all(Route::leads_elsewhere)
+    }
+
+    /// Whether the connection's requests may go over upstream connections that are shared.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.any(|http| http.upstream == UpstreamMode::Pool)
     }
 
     /// What some route of those that the address tells says of requests as a whole.
     #[must_use]
     pub fn any(&self, says: impl Fn(&HttpPolicy) -> bool) -> bool {
-        self.by_address().chain(self.table.fallback_rules.iter().map(|rule| (rule, None))).any(|(rule, _)| {
-            match rule.says {
-                Says::Route(index) => rule.policy.routes.get(index).is_some_and(|route| says(&route.http)),
-                Says::Connections | Says::Rest => false,
-            }
-        })
+        let fallback = self.table.fallback_rules.iter();
+        let rules = self.by_address().map(|(rule, _)| rule).chain(fallback);
+        rules.filter_map(Rule::route).any(|route| says(&route.http))
+    }
+
+    /// The policy that the address alone tells, and how.
+    #[must_use]
+    pub fn of_address(&self) -> (&Arc<Policy>, By<'_>) {
+        let first = self.by_address().next();
+        first.map_or((&self.table.fallback, By::Fallback), |(rule, by)| (&rule.policy, by))
     }
 
     /// One policy for everything, whatever its destinations.
@@ -386,16 +457,60 @@ impl Router {
         }
     }
 
-    fn by_address(&self) -> impl Iterator<Item = (&Rule, Option<&Host>)> {
-        let resolved =
-            self.resolved.iter().flat_map(|(host, tier)| tier.iter().map(move |rule| (rule, Some(host))));
-        let networks = self.networks.iter().flat_map(|tier| tier.iter().map(|rule| (rule, None)));
-        resolved.chain(networks).filter(|(rule, _)| self.is_for(rule))
+    /// The rules that the address tells, without the fallback's.
+    fn by_address(&self) -> impl Iterator<Item = (&Rule, By<'_>)> {
+        self.asked(None).filter(|(rule, by)| *by != By::Fallback && self.is_for(rule))
+    }
+
+    /// Those of them that are asked about some request.
+    fn until_rest(&self) -> impl Iterator<Item = &Rule> {
+        let mut is_over = false;
+        self.by_address().map(|(rule, _)| rule).take_while(move |rule| {
+            let was_over = is_over;
+            is_over = rule.says == Says::Rest;
+            !was_over
+        })
+    }
+
+    /// Those of them that may take a request, or the connection: what comes after routes that take every request does not,
+    /// unless it is for another name of the address.
+    fn may_take(&self) -> Vec<&Rule> {
+        let by_address: Vec<_> = self.by_address().collect();
+        let host = |by: By<'_>| matches!(by, By::Resolved(_));
+        let (mut may_take, mut takes_all) = (Vec::new(), false);
+        let is_same = |one: By<'_>, other: By<'_>| one == other || !host(one) && !host(other);
+        for tier in by_address.chunk_by(|(_, one), (_, other)| is_same(*one, *other)) {
+            // Requests are asked by any of the names first, and by the address only what none of these takes.
+            if takes_all && tier.iter().all(|(_, by)| !host(*by)) {
+                break;
+            }
+            let mut taken = Taken::default();
+            for (rule, _) in tier {
+                may_take.push(*rule);
+                if rule.says == Says::Rest {
+                    return may_take;
+                }
+                taken.add(rule);
+                if taken.is_all() {
+                    takes_all = true;
+                    break;
+                }
+            }
+        }
+        may_take
+    }
+
+    /// Whether some request may come to the fallback.
+    fn is_open(&self) -> bool {
+        !self.by_address().any(|(rule, _)| rule.says == Says::Rest)
     }
 
     fn is_for(&self, rule: &Rule) -> bool {
-        let workload = Workload { cgroup: &self.cgroup, identity: self.identity.as_deref() };
-        rule.applies(self.port) && rule.policy.is_from(workload)
+        rule.applies(self.port) && self.is_from(rule)
+    }
+
+    fn is_from(&self, rule: &Rule) -> bool {
+        rule.policy.is_from(Workload { cgroup: &self.cgroup, identity: self.identity.as_deref() })
     }
 }
 
@@ -404,20 +519,31 @@ impl Rule {
         self.port.is_none() || self.port == port
     }
 
-    fn key(&self) -> (bool, [u32; 5], PolicyName, Says, u32) {
-        let Precedence { among_all, within } = match self.says {
-            Says::Route(index) => {
-                self.policy.routes.get(index).map(|route| route.precedence).unwrap_or_default()
-            }
-            // What ends the asking comes after what its own policy has to say, and before other documents of its kind
-            // that have nothing but their names to be told by.
-            Says::Connections | Says::Rest => Precedence { among_all: [0; 5], within: u32::MAX },
-        };
-        let rank = match self.says {
-            Says::Route(_) => Says::Route(0),
-            says => says,
-        };
-        (self.port.is_none(), among_all, self.policy.name.clone(), rank, within)
+    /// Whether only a request can tell that its policy applies, where the address does not. Of its policy's rules for a
+    /// destination one says so.
+    fn is_told_by_requests(&self) -> bool {
+        !matches!(self.says, Says::Route(_)) && !self.policy.routes.is_empty()
+    }
+
+    /// Whether no request of its workloads is asked for what comes later.
+    fn takes_all(&self) -> bool {
+        self.route().map_or(self.says == Says::Rest, |route| route.matcher.is_any())
+    }
+
+    /// Whether another policy's rule, which comes later, is never asked since this one takes all.
+    fn hides(&self, later: &Self) -> bool {
+        // What is said of connections counts up to where the asking ends.
+        (self.says == Says::Rest || !later.policy.routes.is_empty())
+            && self.policy.name != later.policy.name
+            && (self.port.is_none() || self.port == later.port)
+            && (self.policy.from.is_empty() || self.policy.from == later.policy.from)
+    }
+
+    fn route(&self) -> Option<&Route> {
+        match self.says {
+            Says::Route(index) => self.policy.routes.get(index),
+            Says::Connections | Says::Rest => None,
+        }
     }
 }
 
@@ -464,7 +590,7 @@ fn rules(policy: &Arc<Policy>, port: Option<NonZeroU16>) -> impl Iterator<Item =
 }
 
 fn tier(mut rules: Vec<Rule>) -> Tier {
-    rules.sort_by_cached_key(Rule::key);
+    rules.sort_by_cached_key(Key::of);
     rules.into()
 }
 

@@ -83,6 +83,13 @@ impl BudgetPolicy {
         Ok(Self { percent, min_per_second, interval })
     }
 
+    /// All of it, for who shows it.
+    #[must_use]
+    pub fn parts(&self) -> (u32, u32, Duration) {
+        let Self { percent, min_per_second, interval } = self;
+        (*percent, *min_per_second, *interval)
+    }
+
     #[must_use]
     pub fn percent(&self) -> u32 {
         self.percent

@@ -130,6 +130,19 @@ impl ConnectRetry {
         self.retry_on
     }
 
+    /// All of it, for who shows it.
+    #[must_use]
+    pub fn parts(&self) -> (NonZeroU32, Option<Duration>, Option<Duration>, Backoff, RetryOn) {
+        let Self { max_connect_attempts, connect_timeout, timeout, backoff, retry_on } = self;
+        (*max_connect_attempts, *connect_timeout, *timeout, *backoff, *retry_on)
+    }
+
+    /// How long the connect of an attempt at a request may take.
+    #[must_use]
+    pub fn request_limit(&self) -> Duration {
+        self.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT)
+    }
+
     /// How long the next attempt may take, after `made` others and this much time since the first began. Zero when the
     /// overall timeout has run out; `None` when only the network or the client ends it.
     ///

@@ -17,7 +17,7 @@ pub(super) struct Report<'a> {
 impl<'a> Report<'a> {
     pub(super) fn new(loaded: &'a Result<Loaded, LoadError>) -> Self {
         match loaded {
-            Err(error) => Self { errors: error.problems(), warnings: &[], policies: Vec::new() },
+            Err(error) => Self { errors: error.problems(), warnings: error.notes(), policies: Vec::new() },
             Ok(Loaded { table, notes }) => {
                 let policies = table.policies().filter_map(|policy| match &policy.origin {
                     Origin::BuiltIn => None,
@@ -30,14 +30,14 @@ impl<'a> Report<'a> {
 
     pub(super) fn text(&self) -> String {
         let Self { errors, warnings, policies } = self;
-        if !errors.is_empty() {
-            let lines = errors.iter().map(ToString::to_string);
-            return lines.chain([count(errors.len(), "error", "errors")]).collect::<Vec<_>>().join("\n");
-        }
         let lines = policies.iter().map(|(policy, ..)| format!("{}: ok ({})", policy.name, policy.origin));
+        let lines = lines.chain(errors.iter().map(ToString::to_string));
         let lines = lines.chain(warnings.iter().map(ToString::to_string));
-        let policies = count(policies.len(), "policy", "policies");
-        let last = format!("{policies}, {}", count(warnings.len(), "warning", "warnings"));
+        let first = match errors.len() {
+            0 => count(policies.len(), "policy", "policies"),
+            errors => count(errors, "error", "errors"),
+        };
+        let last = format!("{first}, {}", count(warnings.len(), "warning", "warnings"));
         lines.chain([last]).collect::<Vec<_>>().join("\n")
     }
 

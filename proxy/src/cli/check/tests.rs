@@ -49,7 +49,10 @@ impl Folder {
 
 #[test]
 fn a_report_names_each_policy_and_each_warning() {
-    assert_eq!(Folder::with("# nothing\n---\n").text(), "p.yaml: there is no document in it\n1 error");
+    assert_eq!(
+        Folder::with("# nothing\n---\n").text(),
+        "p.yaml: there is no document in it\n1 error, 0 warnings"
+    );
     assert_eq!(
         Folder::with(&document("{name: a}", "{http: {}}")).text(),
         "a: ok (p.yaml:1)\n1 policy, 0 warnings"
@@ -138,4 +141,29 @@ fn the_exit_code_tells_warnings_errors_and_unreadable_paths_apart() {
     let empty = Folder::with("");
     assert_eq!(code(empty.0.path().to_path_buf(), false), expected(1));
     assert_eq!(code(TempDir::new().unwrap().path().to_path_buf(), false), expected(1));
+}
+
+#[test]
+fn warnings_are_told_beside_errors() {
+    let text = document("{name: a}", "{budget: {percent: 0, minPerSecond: 0}}")
+        + "---\n"
+        + &document("{name: b}", "{to: [{ports: [1]}], budgets: {}}");
+    let folder = Folder::with(&text);
+    let told = folder.text();
+    assert!(told.contains("p.yaml:9: spec.budgets: there is no such field"), "{told}");
+    assert!(told.contains("p.yaml:4: spec.budget: warning[no-budget]"), "{told}");
+    assert!(told.ends_with("\n1 error, 1 warning"), "{told}");
+    let sarif = folder.report(|report| report.sarif());
+    let rules = sarif["runs"][0]["tool"]["driver"]["rules"].as_array().unwrap();
+    assert_eq!(sarif["version"], "2.1.0");
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    for result in results {
+        assert!(rules.iter().any(|rule| rule["id"] == result["ruleId"]), "{result}");
+        assert!(["error", "warning"].contains(&result["level"].as_str().unwrap()), "{result}");
+        assert!(result["message"]["text"].is_string(), "{result}");
+        let place = &result["locations"][0]["physicalLocation"];
+        assert!(place["artifactLocation"]["uri"].is_string(), "{result}");
+        assert!(place["region"]["startLine"].as_u64().unwrap() >= 1, "{result}");
+    }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{Finding, Setting, longest_pauses, of_requests};
 use crate::dialect::{Code, Note, parse};
-use crate::policy::{HttpPolicy, Protocol, Sources};
+use crate::policy::{HttpPolicy, Protocol, Sources, Table};
 use crate::retry::request::{Conditions, RequestRetry};
 use crate::retry::{Backoff, Jitter};
 
@@ -317,27 +317,70 @@ fn a_route_that_an_earlier_one_hides_is_noted() {
          first and takes them all; reorder them"
     );
     assert_eq!(routes("{match: {path: {exact: /a/b}, method: GET}}, {match: {path: {segments: /a}}}"), []);
-    let hidden = routes("{match: {}}");
-    assert_eq!((hidden[0].code, hidden[0].field.as_str()), (Code::UnreachableRoute, "spec.http"));
+    // That nothing is left for what the section says of all other requests is no mistake.
+    assert_eq!(routes("{match: {}}"), []);
+}
+
+/// What is noted of these policies together.
+fn between(specs: &[&str]) -> Vec<String> {
+    let documents = specs.iter().zip('a'..).map(|(spec, name)| {
+        format!("---\napiVersion: redial.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+    });
+    let policies = parse(Path::new("p.yaml"), &documents.collect::<String>()).unwrap().policies;
+    let notes = super::between(&Table::try_new(policies).unwrap());
+    notes.iter().map(ToString::to_string).collect()
 }
 
 #[test]
-fn retries_of_connects_that_multiply_are_noted() {
-    let [note] = &notes("{tcp: {maxConnectAttempts: 3}, http: {numRetries: 2}}")[..] else { panic!() };
+fn retries_that_multiply_from_hop_to_hop_are_noted() {
+    let to_web = "{to: [{hosts: [web.shop]}], http: {numRetries: 2}}";
+    let from_web =
+        "{from: [{podSelector: {matchLabels: {app: web}}}], to: [{hosts: [db]}], http: {numRetries: 3}}";
     assert_eq!(
-        note.to_string(),
-        "p.yaml:4: spec.tcp.maxConnectAttempts: warning[stacked-retries]: a request may wait for 9 connects, 3 of each of \
-         its 3 attempts; lower one of the two"
+        between(&[to_web, from_web]),
+        [
+            "p.yaml:5: spec.http.numRetries: warning[stacked-retries]: each of 3 attempts here has the workload make up to 4 \
+          of its own, by b: 12 in all; retry in one of the two places"
+        ]
     );
-    for spec in [
-        "{http: {numRetries: 2}}",
-        "{tcp: {maxConnectAttempts: 1}, http: {numRetries: 2}}",
-        "{tcp: {maxConnectAttempts: 3}, http: {numRetries: 0}}",
-        "{tcp: {maxConnectAttempts: 3}, http: {retryOn: [refused-stream]}}",
-        "{tcp: {maxConnectAttempts: 3}}",
+    for (one, other) in [
+        (to_web, "{from: [{podSelector: {matchLabels: {app: api}}}], to: [{hosts: [db]}], http: {}}"),
+        (
+            to_web,
+            "{from: [{namespace: other, podSelector: {matchLabels: {app: web}}}], to: [{hosts: [db]}], http: {}}",
+        ),
+        ("{to: [{hosts: [web.shop]}], http: {retryOn: [connect-failure]}}", from_web),
+        ("{to: [{hosts: [web.shop]}], http: {numRetries: 0}}", from_web),
+        ("{tcp: {maxConnectAttempts: 3}, to: [{hosts: [x]}], http: {numRetries: 2}}", from_web),
     ] {
-        assert!(!codes(spec).contains(&Code::StackedRetries), "{spec}");
+        assert_eq!(between(&[one, other]), [""; 0], "{one} {other}");
     }
+}
+
+#[test]
+fn a_policy_that_another_hides_is_noted() {
+    assert_eq!(
+        between(&["{http: {}}", "{http: {timeout: 1s}}"]),
+        [
+            "p.yaml:10: spec.http: warning[unreachable-route]: it never holds, since a is for the same destinations, comes \
+          first and takes all of it; narrow one of them, or take one out"
+        ]
+    );
+    for (one, other) in [
+        ("{from: [{namespace: a}], http: {}}", "{http: {}}"),
+        ("{to: [{ports: [80]}], http: {}}", "{http: {}}"),
+        ("{to: [{cidrs: [10.0.0.0/8]}], http: {}}", "{to: [{cidrs: [10.0.0.0/9]}], http: {}}"),
+    ] {
+        assert_eq!(between(&[one, other]), [""; 0], "{one} {other}");
+    }
+}
+
+#[test]
+fn a_wildcard_that_only_connects_would_follow_is_noted() {
+    let [note] = &notes("{to: [{hosts: ['*.a.test']}], tcp: {timeout: 1s}}")[..] else { panic!() };
+    assert_eq!((note.code, note.field.as_str()), (Code::InertSetting, "spec.to"));
+    assert_eq!(notes("{to: [{hosts: ['*.a.test']}], http: {}}"), []);
+    assert_eq!(notes("{to: [{hosts: [a.test]}], tcp: {timeout: 1s}}"), []);
 }
 
 #[test]

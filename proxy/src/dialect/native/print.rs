@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use super::connects_of;
 use super::document::{
     ApiVersion, BackOff, Budget, Bytes, From, HostSelection, Http, Kind, List, Match, Matcher, Metadata,
     Methods, NamedMethods, PodSelector, QueryMatcher, RateLimitedBackOff, ResetHeader, RetryPolicy, Route,
@@ -74,8 +73,8 @@ pub(in crate::dialect) fn workload(selector: &WorkloadSelector) -> From {
 }
 
 fn tcp(policy: &Policy) -> Option<Tcp> {
-    let Policy { tcp, targets, routes, rest, .. } = policy;
-    if targets.is_empty() && *tcp == connects_of(*rest, routes) {
+    let Policy { tcp, targets, routes, .. } = policy;
+    if targets.is_empty() && *tcp == Policy::connects_of(routes) {
         return None;
     }
     let default = ConnectRetry::default();

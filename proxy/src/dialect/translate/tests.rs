@@ -230,7 +230,7 @@ fn answers(policies: &[Policy]) -> Vec<Option<(Arc<HttpPolicy>, Vec<Target>)>> {
             ("/shop.Cart/Remove", "POST", ("content-type", "application/grpc")),
         ] {
             for destination in ["192.0.2.1:8080", "10.1.2.3:3001"] {
-                let found = table.lookup(destination.parse().unwrap(), &Arc::from("web"), None, |_, _| false);
+                let found = table.lookup(destination.parse().unwrap(), &Arc::from("web"), None, &Vec::new());
                 let request =
                     [(":authority", authority), (":path", path), (":method", method), (header.0, header.1)];
                 let router = found.router.as_ref();

@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{DuplicateName, Matched, Table};
+use super::{DuplicateName, Matched, Resolution, Table};
 use crate::policy::{
     Address, Destination, Host, HttpPolicy, Identity, LabelMatch, Origin, PathMatch, Policy, PolicyName,
     Precedence, RequestMatch, RequestProtocol, Rest, Route, Routed, Target, TargetAddress, WorkloadSelector,
@@ -35,17 +35,24 @@ fn policy(name: &str, line: u64, to: Vec<Destination>) -> Policy {
 }
 
 /// The hosts' addresses in these tests: a and b share one.
-fn resolves_to(host: &Host, address: Option<IpAddr>) -> bool {
-    let addresses: &[&str] = match host.as_str() {
-        "a" => &["10.1.2.3", "fd00::1"],
-        "b" => &["10.1.2.3", "10.9.9.9"],
-        _ => &[],
-    };
-    addresses.iter().any(|text| address.is_none_or(|address| text.parse() == Ok(address)))
+const ADDRESSES: [(&str, &str); 4] =
+    [("a", "10.1.2.3"), ("a", "fd00::1"), ("b", "10.1.2.3"), ("b", "10.9.9.9")];
+
+struct Names;
+
+impl Resolution for Names {
+    fn hosts_at(&self, address: IpAddr, visit: &mut dyn FnMut(&Host)) {
+        let here = ADDRESSES.iter().filter(|(_, text)| text.parse() == Ok(address));
+        here.for_each(|(host, _)| visit(&host.parse().unwrap()));
+    }
+
+    fn unresolved(&self, visit: &mut dyn FnMut(&Host)) {
+        visit(&"nowhere".parse().unwrap());
+    }
 }
 
 fn lookup(table: &Table, destination: &str) -> Matched {
-    Arc::new(table.clone()).lookup(destination.parse().unwrap(), &Arc::from("web"), None, resolves_to)
+    Arc::new(table.clone()).lookup(destination.parse().unwrap(), &Arc::from("web"), None, &Names)
 }
 
 fn chosen(table: &Table, destination: &str) -> (String, Option<String>) {
@@ -135,7 +142,13 @@ fn oracle(policies: &[Policy], to: SocketAddr) -> (String, Option<String>) {
             Address::Network(network) if network.get().contains(&address) => {
                 (0, network.get().prefix_len(), None)
             }
-            Address::Host(host) if resolves_to(host, Some(address)) => (1, 0, Some(host.to_string())),
+            Address::Host(host)
+                if ADDRESSES
+                    .iter()
+                    .any(|(name, text)| *name == host.as_str() && text.parse() == Ok(address)) =>
+            {
+                (1, 0, Some(host.to_string()))
+            }
             Address::Network(_) | Address::Host(_) | Address::Suffix(_) => return None,
         };
         if port.is_some_and(|port| port.get() != to.port()) {
@@ -195,7 +208,7 @@ fn routed(name: &str, rest: Rest, to: &[&str], routes: Vec<Route>) -> Policy {
 fn taken(table: &Table, destination: &str, authority: &str, path: &str) -> String {
     let Some(router) = lookup(table, destination).router else { return "untouched".to_owned() };
     let request = &[(":authority", authority), (":path", path)][..];
-    let Routed { policy, route, .. } = router.route(request);
+    let Routed { policy, route } = router.route(request);
     format!("{}/{}", policy.name, route.map_or("-", |route| &route.name))
 }
 
@@ -261,7 +274,7 @@ fn policies_are_for_their_workloads() {
         let identity = app
             .map(|app| Arc::new(Identity { namespace: None, labels: [("app".into(), app.into())].into() }));
         let to = "192.0.2.1:80".parse().unwrap();
-        let matched = table.lookup(to, &Arc::from("x"), identity.as_ref(), resolves_to);
+        let matched = table.lookup(to, &Arc::from("x"), identity.as_ref(), &Names);
         let routed =
             matched.router.as_ref().map(|router| router.route(&[(":path", "/")][..]).policy.name.to_string());
         (matched.policy.name.to_string(), routed)
@@ -288,7 +301,7 @@ fn the_connection_is_as_patient_as_what_may_apply() {
         patient(routed("unknown", Rest::GoesOn, &["nowhere:81"], vec![route("r", "/", 0, 0)]), 8),
     ])
     .unwrap();
-    let attempts = |table: &Table, to: &str| lookup(table, to).connect.max_connect_attempts().get();
+    let attempts = |table: &Table, to: &str| lookup(table, to).patient.tcp.max_connect_attempts().get();
     for (to, expected) in [("10.9.9.1:80", 2), ("192.0.2.1:80", 7), ("192.0.2.1:81", 8), ("10.1.2.3:80", 9)] {
         assert_eq!(attempts(&table, to), expected, "{to}");
     }

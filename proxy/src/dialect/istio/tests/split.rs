@@ -15,7 +15,8 @@ fn taken(text: &str, port: u16, (namespace, labels): (&str, &[(&str, &str)])) ->
         labels: labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
     });
     let identity = Some(&identity).filter(|_| !namespace.is_empty());
-    let matched = table.lookup(([10, 0, 0, 1], port).into(), &Arc::from("/a"), identity, |_, _| true);
+    let hosts: Vec<_> = table.hosts().cloned().collect();
+    let matched = table.lookup(([10, 0, 0, 1], port).into(), &Arc::from("/a"), identity, &hosts);
     let request = [(":authority", "a"), (":path", "/")];
     let router = matched.router?;
     router.route(&request[..]).route.map(|route| route.name.to_string())

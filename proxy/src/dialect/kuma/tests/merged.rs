@@ -38,13 +38,10 @@ pub(super) fn taken(
     request: &[(&str, &str)],
 ) -> (String, u32, u32) {
     let table = Arc::new(Table::try_new(policies.to_vec()).unwrap());
-    let resolves_to = |known: &Host, address: Option<std::net::IpAddr>| {
-        let is_it = address.is_none_or(|address| address.to_string() == "192.0.2.1");
-        is_it && known.as_str() == host
-    };
+    let hosts: Vec<Host> = vec![host.parse().unwrap()];
     let matched =
-        table.lookup("192.0.2.1:80".parse().unwrap(), &Arc::from("x"), Some(&identity(labels)), resolves_to);
-    let connects = matched.connect.max_connect_attempts().get();
+        table.lookup("192.0.2.1:80".parse().unwrap(), &Arc::from("x"), Some(&identity(labels)), &hosts);
+    let connects = matched.patient.tcp.max_connect_attempts().get();
     let Some(asked) = matched.router else { return (matched.policy.name.to_string(), 0, connects) };
     let routed = asked.route(request);
     let (route, retries) =
