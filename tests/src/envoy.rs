@@ -1,7 +1,7 @@
 //! The real Envoy, which `cargo xtask setup` installs: what redial's semantics are compared with.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -79,12 +79,7 @@ pub fn binary() -> Result<PathBuf> {
         ensure!(path.is_file(), "ENVOY_BIN names {}, which is not a file", path.display());
         return Ok(path);
     }
-    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|cache| !cache.is_empty()) {
-        Some(cache) => PathBuf::from(cache),
-        None => Path::new(&std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?)
-            .join(".cache"),
-    };
-    let lib = cache.join(format!("redial/tools/envoy-{VERSION}/lib"));
+    let lib = crate::tools()?.join(format!("envoy-{VERSION}/lib"));
     let pythons = fs::read_dir(&lib).into_iter().flatten().flatten();
     pythons
         .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))

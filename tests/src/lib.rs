@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod capture;
 pub mod cgroup;
+pub mod cluster;
 pub mod crowd;
 pub mod dial;
 pub mod dns;
@@ -24,10 +25,23 @@ pub mod slow_link;
 pub mod upstream;
 pub mod world;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
 
 /// A name that no other test on this machine uses.
 pub(crate) fn unique(role: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     format!("rdl{}-{}-{role}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Where `cargo xtask setup` puts what it does not install for everybody.
+pub(crate) fn tools() -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = match set("XDG_CACHE_HOME") {
+        Some(cache) => cache,
+        None => set("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?.join(".cache"),
+    };
+    Ok(cache.join("redial/tools"))
 }

@@ -36,20 +36,7 @@ impl Netns {
     /// Joins two namespaces by a veth pair called `device` at both ends, each end with its addresses
     /// (`10.1.0.1/24`, `fd00:1::1/64`).
     pub fn join(device: &str, left: (&Self, &[&str]), right: (&Self, &[&str])) -> Result<()> {
-        ip(&[
-            "link",
-            "add",
-            device,
-            "netns",
-            &left.0.name,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            device,
-            "netns",
-            &right.0.name,
-        ])?;
+        Self::connect((left.0, device), (right.0, device))?;
         for (netns, addresses) in [left, right] {
             for address in addresses {
                 let mut add = vec!["address", "add", address, "dev", device];
@@ -61,6 +48,13 @@ impl Netns {
             netns.ip(&["link", "set", device, "up"])?;
         }
         Ok(())
+    }
+
+    /// Joins two namespaces by a veth pair, each end with a name of its own, neither up.
+    pub fn connect(left: (&Self, &str), right: (&Self, &str)) -> Result<()> {
+        let mut add = vec!["link", "add", left.1, "netns", &left.0.name, "type", "veth"];
+        add.extend(["peer", "name", right.1, "netns", &right.0.name]);
+        ip(&add)
     }
 
     #[must_use]

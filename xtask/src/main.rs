@@ -9,6 +9,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod image;
 mod lint;
 mod setup;
 mod shell;
@@ -31,6 +32,8 @@ enum Command {
     BuildEbpf,
     /// Build everything and show, in two network namespaces, what redial does, with numbers; needs root.
     Demo(demo::Args),
+    /// Build redial's container image into target/image/redial.tar.
+    Image,
     /// Format, clippy, documentation, and the dependencies' licences and sources.
     Lint,
     /// Build everything and run all tests; the kernel's as root.
@@ -53,6 +56,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::BuildEbpf => build_ebpf::run(),
         Command::Demo(args) => demo::run(args),
+        Command::Image => image::run(),
         Command::Lint => lint::run(),
         Command::Test(args) => test::run(args),
     }

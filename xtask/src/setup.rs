@@ -6,6 +6,7 @@
 mod apt;
 mod clients;
 pub(crate) mod envoy;
+pub(crate) mod kubernetes;
 
 use crate::shell::{self, tools, which};
 use crate::toolchain::{BPF_LINKER, LLVM, Linker, RUST, Toolchain};
@@ -42,6 +43,9 @@ const TO_RUN: &[Program] = &[
     ("node", "nodejs"),
 ];
 
+/// What a node of the tests' Kubernetes runs, beside what comes with it.
+const TO_RUN_PODS: &[Program] = &[("runc", "runc"), ("nsenter", "util-linux")];
+
 /// Options of `cargo xtask setup`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -55,6 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     to_build()?;
     if !args.build_only {
         to_run()?;
+        to_run_kubernetes()?;
         to_lint()?;
     }
     println!("everything is there");
@@ -75,6 +80,12 @@ pub(crate) fn to_run() -> Result<()> {
     programs(TO_RUN)?;
     clients::install()?;
     envoy::install()
+}
+
+/// The Kubernetes that the tests start. The first time takes a quarter of an hour.
+pub(crate) fn to_run_kubernetes() -> Result<()> {
+    println!("what the tests on Kubernetes need");
+    kubernetes::install()
 }
 
 /// rustfmt, clippy and cargo-deny.

@@ -1,68 +1,94 @@
-//! `cargo xtask test`: the unit tests, then the tests on this machine's own kernel.
+//! `cargo xtask test`: the unit tests, then those on this machine's own kernel, then those on a Kubernetes of its own.
 //!
-//! A kernel test needs root and a cgroup2 hierarchy. Without them the command fails at once, before it builds anything.
+//! The latter two need root and a cgroup2 hierarchy. Without them the command fails at once, before it builds anything.
 
-use crate::{build_ebpf, setup, shell};
+use crate::{build_ebpf, image, setup, shell};
 use anyhow::{Context as _, Result, bail};
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::process::Command;
+
+/// The test targets of the tests' package that need no Kubernetes.
+const KERNEL: &[&str] = &["kernel", "differential"];
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+#[group(multiple = false)]
+pub(crate) struct Part {
     /// Only the unit tests, which need neither root nor what `cargo xtask setup` installs.
-    #[arg(long, conflicts_with = "kernel")]
+    #[arg(long)]
     unit: bool,
     /// Only the tests on the kernel.
     #[arg(long)]
     kernel: bool,
+    /// Only the tests on Kubernetes.
+    #[arg(long)]
+    kubernetes: bool,
+}
+
+/// Options of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    only: Part,
     /// What `cargo test` is to be told: a filter, or options of its own, or after another `--` those of the tests.
     #[arg(last = true)]
     rest: Vec<OsString>,
 }
 
-/// Sets up, builds and runs the tests. Stops after the first half if that fails.
+/// Sets up, builds and runs the tests. Stops after the first part that fails.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if !args.unit {
+    let Part { unit, kernel, kubernetes } = args.only;
+    let all = !(unit || kernel || kubernetes);
+    let (unit, kernel, kubernetes) = (unit || all, kernel || all, kubernetes || all);
+    if kernel || kubernetes {
         needs_root_and_cgroup2()?;
         setup::to_build()?;
         setup::to_run()?;
     }
-    if !args.kernel {
+    if kubernetes {
+        setup::to_run_kubernetes()?;
+    }
+    if unit {
         shell::run(shell::cargo("test").args(["--workspace", "--exclude", "redial-tests"]).args(&args.rest))?;
     }
-    if !args.unit {
+    if kernel || kubernetes {
         build_ebpf::run()?;
-        shell::run(shell::cargo("build").args(["--release", "--package", "redial"]))?;
-        kernel(&args.rest)?;
+    }
+    if kernel {
+        // What is tested is what the image has.
+        let redial = image::redial_program()?;
+        let mut tests = tests(KERNEL)?;
+        tests.args(&args.rest).env("REDIAL_BIN", redial).env("ENVOY_BIN", setup::envoy::program()?);
+        shell::run(&mut tests)?;
+    }
+    if kubernetes {
+        image::redial()?;
+        let pods = image::pods()?;
+        let images = pods[0].parent().context("an image without a folder")?;
+        let mut tests = tests(&["kubernetes"])?;
+        tests.args(&args.rest).env("REDIAL_IMAGES", images);
+        shell::run(tests.env("REDIAL_KUBERNETES", setup::kubernetes::folder()?))?;
     }
     Ok(())
 }
 
 /// The tests run as root; cargo does not, so that it leaves no files of root's in the target folder.
-fn kernel(rest: &[OsString]) -> Result<()> {
+fn tests(targets: &[&str]) -> Result<Command> {
     let mut cargo = shell::cargo("test");
     cargo.args(["--package", "redial-tests"]);
+    cargo.args(targets.iter().flat_map(|target| ["--test", target]));
     if !shell::is_root()? {
         // sudo sets a PATH of its own, which lacks what the user installed.
         let path = std::env::var("PATH").context("PATH")?;
         let runner = format!("['sudo', '-E', 'env', 'PATH={path}']");
         cargo.arg("--config").arg(format!("target.'cfg(all())'.runner={runner}"));
     }
-    cargo.args(rest).env("REDIAL_BIN", redial()?).env("ENVOY_BIN", setup::envoy::program()?);
     // The tests make namespaces, cgroups and load on one machine, so each has it to itself.
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         cargo.env("RUST_TEST_THREADS", "1");
     }
-    shell::run(&mut cargo)
-}
-
-/// The release build of redial: cargo puts it beside the folder of the build that we are.
-fn redial() -> Result<PathBuf> {
-    let xtask = std::env::current_exe().context("cannot tell where this program is")?;
-    let target = xtask.ancestors().nth(2).context("this program is not in a target folder")?;
-    Ok(target.join("release/redial"))
+    Ok(cargo)
 }
 
 fn needs_root_and_cgroup2() -> Result<()> {
