@@ -2,7 +2,7 @@
 //!
 //! The most specific destination wins: a host name before a wildcard, a longer wildcard before a shorter one, any of these
 //! before a network, a longer prefix before a shorter one, then one with a port before one without. "Any address" is the
-//! prefix of length zero, of either family. Among equally specific ones [`Precedence`] decides.
+//! prefix of length zero, of either family. Among equally specific ones [`super::Precedence`] decides.
 //!
 //! Precedence is settled when the table is built. A look-up then probes a hash map for each prefix length, and for each
 //! label of an authority, that some policy uses, so its cost does not grow with the number of policies. What hosts resolve
