@@ -16,7 +16,7 @@ use hickory_resolver::{
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap, HashSet},
-    fs, io,
+    fs, io, iter,
     net::IpAddr,
     path::{Path, PathBuf},
     rc::Rc,
@@ -205,6 +205,8 @@ async fn follow(
                 valid.clamp(SHORTEST_REFRESH, LONGEST_REFRESH)
             }
             Err(error) => {
+                // What was last seen too long ago goes, as after an answer without it.
+                names.learn(&host, iter::empty());
                 if !was_failing {
                     tracing::warn!(host = host.as_str(), %error, "cannot resolve a policy's host name");
                 }
@@ -219,11 +221,17 @@ async fn follow(
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
     use std::net::IpAddr;
+    use std::rc::Rc;
 
-    use tokio::time::Instant;
+    use hickory_resolver::TokioResolver;
+    use hickory_resolver::config::ResolverConfig;
+    use hickory_resolver::net::runtime::TokioRuntimeProvider;
+    use tokio::sync::mpsc;
+    use tokio::time::{Instant, timeout};
 
-    use super::{Known, MEMORY, whole};
+    use super::{Known, MEMORY, Names, RETRY, follow, whole};
     use crate::policy::Host;
 
     fn learn(known: &mut Known, host: &str, addresses: &[&str], now: Instant) {
@@ -251,6 +259,21 @@ mod tests {
         assert_eq!(known.addresses(&"a".parse().unwrap()), ["10.0.0.2".parse::<IpAddr>().unwrap()]);
         known.forget(&"b".parse().unwrap());
         assert!(at(&known, "10.0.0.1").is_empty() && known.hosts.len() == 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_of_a_name_that_can_no_longer_be_resolved_are_forgotten_in_time() {
+        let nobody = ResolverConfig::from_parts(None, vec![], vec![]);
+        let resolver = TokioResolver::builder_with_config(nobody, TokioRuntimeProvider::default());
+        let resolver = Rc::new(resolver.build().unwrap());
+        let (names, host): (_, Host) = (Names::default(), "a.test".parse().unwrap());
+        names.learn(&host, iter::once("10.0.0.1".parse().unwrap()));
+        let (answered, _answers) = mpsc::channel(1);
+        let mut follow = Box::pin(follow(names.clone(), resolver, host.clone(), answered));
+        assert!(timeout(MEMORY.saturating_sub(RETRY), &mut follow).await.is_err());
+        assert_eq!(names.addresses(&host).len(), 1);
+        assert!(timeout(2 * RETRY, &mut follow).await.is_err());
+        assert!(names.addresses(&host).is_empty());
     }
 
     /// Kuma calls a service `backend_shop_svc_80.mesh`.
