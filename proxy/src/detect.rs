@@ -130,4 +130,4 @@ fn more_if(possible: bool) -> Detected {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// A ClientHello in records of `size` bytes.
-fn client_hello(sni: Option<&str>, alpn: &[&str], size: usize) -> Vec<u8> {
+pub(crate) fn client_hello(sni: Option<&str>, alpn: &[&str], size: usize) -> Vec<u8> {
     fn behind_length(width: usize, content: &[u8]) -> Vec<u8> {
         let length = u32::try_from(content.len()).unwrap().to_be_bytes();
         [&length[4 - width..], content].concat()
