@@ -14,7 +14,7 @@ pub(super) use between::between;
 use super::duration;
 use super::fields::Problems;
 use super::note::Code;
-use crate::policy::{Address, HttpPolicy, Policy, Protocol, Route, Setting, Sources};
+use crate::policy::{Address, HeaderMatcher, Headers, HttpPolicy, Policy, Protocol, Route, Setting, Sources};
 use crate::retry::request::{Condition, Conditions, Methods, RequestRetry};
 use crate::retry::{Backoff, BudgetPolicy};
 
@@ -33,11 +33,19 @@ pub(super) fn note(policy: &Policy, problems: &mut Problems) {
         [(Setting::ConnectTimeout, tcp.connect_timeout()), (Setting::ConnectsTimeout, tcp.timeout())];
     tell(tiny_timeouts(&connects), sources, problems);
     let retries = tcp.max_connect_attempts().get() > 1 || routes.iter().any(|route| may_retry(&route.http));
-    let mut told = HashSet::new();
+    let (mut told, mut warned) = (HashSet::new(), HashSet::new());
     for route in routes {
         // What several routes have in common is told once.
-        if told.insert((Arc::as_ptr(&route.http), Arc::as_ptr(&route.sources))) {
-            tell(of_requests(&route.http, policy.protocol, &route.sources), &route.sources, problems);
+        let said = (Arc::as_ptr(&route.http), Arc::as_ptr(&route.sources));
+        if told.insert(said) {
+            tell(
+                of_requests(&route.http, policy.protocol, &route.sources, sources),
+                &route.sources,
+                problems,
+            );
+        }
+        if may_retry(&route.http) && takes_unsafe_methods(route) && warned.insert(said) {
+            tell(dangerous_methods(&route.http.retry, &route.sources), &route.sources, problems);
         }
     }
     for (route, finding) in unreachable_routes(policy) {
@@ -69,8 +77,16 @@ fn tell(findings: impl IntoIterator<Item = Finding>, sources: &Sources, problems
 }
 
 /// What there is to know of the settings for requests.
-fn of_requests(http: &HttpPolicy, protocol: Protocol, sources: &Sources) -> Vec<Finding> {
+fn of_requests(
+    http: &HttpPolicy,
+    protocol: Protocol,
+    sources: &Sources,
+    of_policy: &Sources,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
+    // A route that says no more than `numRetries: 0` needs not say that the rest of its policy is not meant.
+    let inherits = |about| sources.place(about) == of_policy.place(about);
+    let is_meant = |about| sources.is_said(about) && (inherits(Setting::NumRetries) || !inherits(about));
     let RequestRetry { per_try_timeout, per_try_idle_timeout, .. } = http.retry;
     findings.extend(tiny_timeouts(&[
         (Setting::PerTryTimeout, per_try_timeout),
@@ -80,14 +96,13 @@ fn of_requests(http: &HttpPolicy, protocol: Protocol, sources: &Sources) -> Vec<
     ]));
     findings.extend(inert_per_try_timeout(http));
     findings.extend(inert_http3(&http.retry));
-    findings.extend(inert_hedging(http));
+    findings.extend(inert_hedging(http, is_meant));
     if may_retry(http) {
         findings.extend(without_effect(http));
         findings.extend(inert_grpc(&http.retry, protocol));
-        findings.extend(dangerous_methods(&http.retry, sources));
         findings.extend(short_timeout(http));
     } else {
-        findings.extend(inert_conditions(&http.retry, |setting| sources.is_said(setting)));
+        findings.extend(inert_conditions(&http.retry, is_meant));
     }
     findings
 }
@@ -183,11 +198,12 @@ fn inert_http3(retry: &RequestRetry) -> Option<Finding> {
     })
 }
 
-fn inert_hedging(http: &HttpPolicy) -> Option<Finding> {
+fn inert_hedging(http: &HttpPolicy, is_meant: impl Fn(Setting) -> bool) -> Option<Finding> {
     let HttpPolicy { retry, honour_request_headers, .. } = http;
     let is_inert = retry.hedge_on_per_try_timeout
         && !honour_request_headers
-        && (retry.per_try_timeout.is_none() || retry.num_retries == 0);
+        && (retry.per_try_timeout.is_none()
+            || (retry.num_retries == 0 && is_meant(Setting::HedgeOnPerTryTimeout)));
     is_inert.then(|| {
         let message = "nothing is hedged: that takes a timeout of each try, and at least one retry";
         Finding::new(Code::InertHedging, Setting::HedgeOnPerTryTimeout, message)
@@ -262,6 +278,29 @@ fn inert_grpc(retry: &RequestRetry, protocol: Protocol) -> Option<Finding> {
         words(&inert)
     );
     inert.first().map(|&first| Finding::new(Code::InertGrpc, Setting::Condition(first), message))
+}
+
+/// Whether requests come here that may not be executed twice, by their methods. A list of the methods that may be retried
+/// is taken as meant.
+fn takes_unsafe_methods(route: &Route) -> bool {
+    let is_of_method = |matcher: &&HeaderMatcher| matcher.name.as_str() == ":method";
+    let methods = &route.http.retry.request_headers;
+    let is_list = !methods.is_empty() && methods.iter().all(|matcher| is_of_method(&matcher));
+    let takes = |method| {
+        route.matcher.headers.iter().filter(is_of_method).all(|matcher| matcher.matches(&WithMethod(method)))
+    };
+    !is_list && ["POST", "PATCH"].into_iter().any(takes)
+}
+
+/// A request of which the method alone is known.
+struct WithMethod(&'static str);
+
+impl Headers for WithMethod {
+    fn visit<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8]) -> bool) {
+        if name == ":method" {
+            visit(self.0.as_bytes());
+        }
+    }
 }
 
 fn dangerous_methods(retry: &RequestRetry, sources: &Sources) -> Option<Finding> {

@@ -50,11 +50,14 @@ fn stacked_retries(table: &Table) -> Vec<Note> {
         });
         let beyond = hosts.flat_map(|host| {
             let mut labels = host.split('.');
-            let (service, namespace) = (labels.next().unwrap_or_default(), labels.next());
-            let there = by_service.get(named(service)).into_iter().flatten();
-            there.filter(move |(_, selector, _)| match (&selector.namespace, namespace) {
-                (Some(one), Some(other)) => **one == *other,
-                (Some(_) | None, None) | (None, Some(_)) => true,
+            let (service, namespace, is) = (labels.next().unwrap_or_default(), labels.next(), labels.next());
+            // A name of the world's, such as api.example.com, is no service's.
+            let there = by_service.get(named(service)).filter(|_| is.is_none_or(|is| is == "svc"));
+            there.into_iter().flatten().filter(move |(_, selector, _)| {
+                match (&selector.namespace, namespace) {
+                    (Some(one), Some(other)) => **one == *other,
+                    (Some(_) | None, None) | (None, Some(_)) => true,
+                }
             })
         });
         let beyond = beyond.filter(|(other, ..)| other.name != policy.name);

@@ -288,7 +288,7 @@ fn each_note_has_its_line_and_they_are_told_in_their_order() {
 #[test]
 fn a_policy_without_conditions_is_noted() {
     let found = |http: HttpPolicy| {
-        of_requests(&http, Protocol::Auto, &Sources::default())
+        of_requests(&http, Protocol::Auto, &Sources::default(), &Sources::default())
             .into_iter()
             .map(|Finding { code, about, .. }| (code, about))
             .collect::<Vec<_>>()
@@ -321,6 +321,42 @@ fn a_route_that_an_earlier_one_hides_is_noted() {
     assert_eq!(routes("{match: {}}"), []);
 }
 
+#[test]
+fn a_route_that_turns_retries_off_needs_not_take_back_what_it_inherits() {
+    let section =
+        "retryOn: [5xx], retriableStatusCodes: [429], perTryTimeout: 1s, hedgeOnPerTryTimeout: true";
+    let of = |route: &str| {
+        codes(&format!("{{http: {{{section}, routes: [{{match: {{method: GET}}, {route}}}]}}}}"))
+    };
+    assert_eq!(of("numRetries: 0"), []);
+    assert_eq!(of("numRetries: 0, retryOn: [reset]"), [Code::InertConditions]);
+    assert_eq!(of("numRetries: 0, retriableStatusCodes: [500]"), [Code::InertConditions]);
+    assert_eq!(of("numRetries: 0, hedgeOnPerTryTimeout: true"), [Code::InertHedging]);
+}
+
+#[test]
+fn methods_are_dangerous_only_where_such_requests_come() {
+    let of = |rest: &str| codes(&format!("{{http: {{methods: any, retryOn: [5xx], {rest}}}}}"));
+    let retried = |matcher: &str| {
+        codes(&format!(
+            "{{fallThrough: true, http: {{methods: any, retryOn: [5xx], routes: [{{match: {{{matcher}}}}}]}}}}"
+        ))
+    };
+    assert_eq!(of("retriableRequestHeaders: [{name: ':method', value: GET}]"), []);
+    let either = "[{name: ':method', value: GET}, {name: x, type: Present}]";
+    assert_eq!(of(&format!("retriableRequestHeaders: {either}")), [Code::DangerousMethods]);
+    for (matcher, expected) in [
+        ("method: GET", &[][..]),
+        ("methods: [GET, PUT]", &[]),
+        ("method: POST", &[Code::DangerousMethods]),
+        ("methods: [GET, PATCH]", &[Code::DangerousMethods]),
+        ("headers: [{name: ':method', value: GET, invert: true}]", &[Code::DangerousMethods]),
+        ("path: {prefix: /a}", &[Code::DangerousMethods]),
+    ] {
+        assert_eq!(retried(matcher), expected, "{matcher}");
+    }
+}
+
 /// What is noted of these policies together.
 fn between(specs: &[&str]) -> Vec<String> {
     let documents = specs.iter().zip('a'..).map(|(spec, name)| {
@@ -350,6 +386,7 @@ fn retries_that_multiply_from_hop_to_hop_are_noted() {
             "{from: [{namespace: other, podSelector: {matchLabels: {app: web}}}], to: [{hosts: [db]}], http: {}}",
         ),
         ("{to: [{hosts: [web.shop]}], http: {retryOn: [connect-failure]}}", from_web),
+        ("{to: [{hosts: [web.example.com]}], http: {numRetries: 2}}", from_web),
         ("{to: [{hosts: [web.shop]}], http: {numRetries: 0}}", from_web),
         ("{tcp: {maxConnectAttempts: 3}, to: [{hosts: [x]}], http: {numRetries: 2}}", from_web),
     ] {
