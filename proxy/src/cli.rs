@@ -10,6 +10,8 @@ mod status;
 mod translate;
 
 use clap::{Parser, Subcommand};
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
 /// What `redial` itself exits with when it fails: of no use to confuse with a command's own code.
@@ -48,12 +50,28 @@ pub fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the one place where a command's failure is told")]
 fn exit(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("redial: {}", describe(&error));
+        complain(format_args!("redial: {}", describe(&error)));
         ExitCode::from(failure)
     })
+}
+
+/// Writes what a command was asked for, and exits with this. Whoever reads it, such as `head`, need not read to the end.
+fn answer(text: impl Display, code: ExitCode) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            complain(format_args!("redial: cannot write the answer: {error}"));
+            ExitCode::from(FAILURE)
+        }
+        Ok(()) | Err(_) => code,
+    }
+}
+
+/// Says a line on the standard error. Where nobody listens there is nobody to tell that either.
+fn complain(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// An error with its causes, without those that it has told already.

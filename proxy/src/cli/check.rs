@@ -3,6 +3,7 @@
 mod report;
 
 use super::options::DialectOptions;
+use super::{answer, complain};
 use crate::dialect;
 use clap::{Args, ValueEnum};
 use report::Report;
@@ -44,22 +45,23 @@ const BAD: u8 = 1;
 const UNREADABLE: u8 = 2;
 
 impl Arguments {
-    #[expect(clippy::print_stdout, reason = "the answer is what the command is for")]
-    #[expect(clippy::print_stderr, reason = "each problem begins with its file, for editors to jump to")]
     pub fn run(self) -> ExitCode {
         let loaded = dialect::load_with(&self.paths, self.dialect.get());
         let report = Report::new(&loaded);
-        match self.format {
-            Format::Text if loaded.is_err() => eprintln!("{}", report.text()),
-            Format::Text => println!("{}", report.text()),
-            Format::Json => println!("{:#}", report.json()),
-            Format::Sarif => println!("{:#}", report.sarif()),
-        }
-        match &loaded {
+        let code = match &loaded {
             Err(error) if error.is_unreadable() => ExitCode::from(UNREADABLE),
             Err(_) => ExitCode::from(BAD),
             Ok(loaded) if self.deny_warnings && !loaded.notes.is_empty() => ExitCode::from(BAD),
             Ok(_) => ExitCode::SUCCESS,
+        };
+        match self.format {
+            Format::Text if loaded.is_err() => {
+                complain(report.text());
+                code
+            }
+            Format::Text => answer(format_args!("{}\n", report.text()), code),
+            Format::Json => answer(format_args!("{:#}\n", report.json()), code),
+            Format::Sarif => answer(format_args!("{:#}\n", report.sarif()), code),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `redial exec`: an agent around one command.
 
+use super::complain;
 use super::options::{self, Options};
 use crate::{
     agent::Agent,
@@ -133,12 +134,8 @@ impl Arguments {
     }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the command's own standard error is the place where a shell would say this"
-)]
 fn not_started(program: &OsString, error: &io::Error) -> ExitCode {
-    eprintln!("redial: cannot run {}: {error}", program.display());
+    complain(format_args!("redial: cannot run {}: {error}", program.display()));
     ExitCode::from(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE })
 }
 

@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use http::Uri;
 
 use super::options::{DialectOptions, identity};
+use super::{answer, complain};
 use crate::dialect;
 use crate::policy::{Headers, Host, Identity, Resolution, Table};
 use answer::Answer;
@@ -23,6 +24,7 @@ use answer::Answer;
 /// Exits with 0; with 1 where the documents have errors; and with 2 where the command line is wrong or a path can't be
 /// read.
 #[derive(Args, Debug)]
+#[command(allow_missing_positional = true)]
 pub struct Arguments {
     /// A policy file, or a folder of them; may be repeated
     #[arg(long, value_name = "PATH")]
@@ -47,9 +49,11 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 
-    /// The method, GET where it is left out, and the URL
-    #[arg(required = true, num_args = 1..=2, value_names = ["METHOD", "URL"])]
-    request: Vec<String>,
+    /// The request's method [default: GET]
+    method: Option<String>,
+
+    /// Where the request is sent to, such as http://shop.example/cart
+    url: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -74,34 +78,27 @@ struct Request {
 const USAGE: u8 = 2;
 
 impl Arguments {
-    #[expect(clippy::print_stdout, reason = "the answer is what the command is for")]
-    #[expect(clippy::print_stderr, reason = "each problem begins with its file, for editors to jump to")]
     pub fn run(self) -> ExitCode {
-        let (method, url) = match self.request.as_slice() {
-            [url] => ("GET", url),
-            [method, url, ..] => (method.as_str(), url),
-            [] => return ExitCode::from(USAGE),
-        };
-        let request = match Request::new(method, url, self.address, &self.headers) {
+        let method = self.method.as_deref().unwrap_or("GET");
+        let request = match Request::new(method, &self.url, self.address, &self.headers) {
             Ok(request) => request,
             Err(message) => {
-                eprintln!("redial: {message}");
+                complain(format_args!("redial: {message}"));
                 return ExitCode::from(USAGE);
             }
         };
         let table = match dialect::load_with(&self.config, self.dialect.get()) {
             Ok(loaded) => Arc::new(loaded.table),
             Err(error) => {
-                eprintln!("{error}");
+                complain(&error);
                 return ExitCode::from(if error.is_unreadable() { USAGE } else { 1 });
             }
         };
-        let answer = request.answer(&table, self.identity.as_ref());
+        let holds = request.answer(&table, self.identity.as_ref());
         match self.format {
-            Format::Text => print!("{}", answer.text()),
-            Format::Json => println!("{:#}", answer.json()),
+            Format::Text => answer(holds.text(), ExitCode::SUCCESS),
+            Format::Json => answer(format_args!("{:#}\n", holds.json()), ExitCode::SUCCESS),
         }
-        ExitCode::SUCCESS
     }
 }
 

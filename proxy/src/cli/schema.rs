@@ -1,5 +1,6 @@
 //! `redial schema`: what a native document may say, for editors and other tools.
 
+use super::answer;
 use crate::dialect;
 use clap::Args;
 use std::process::ExitCode;
@@ -9,10 +10,8 @@ use std::process::ExitCode;
 pub struct Arguments {}
 
 impl Arguments {
-    #[expect(clippy::print_stdout, reason = "the answer is what the command is for")]
     #[expect(clippy::unused_self, reason = "every command is run so")]
     pub fn run(self) -> ExitCode {
-        println!("{:#}", dialect::schema());
-        ExitCode::SUCCESS
+        answer(format_args!("{:#}\n", dialect::schema()), ExitCode::SUCCESS)
     }
 }

@@ -1,5 +1,6 @@
 //! `redial status`: what the agents on this host do.
 
+use super::answer;
 use crate::{
     agent::ADMIN_DIRECTORY,
     observe::{
@@ -38,16 +39,15 @@ enum Output {
 }
 
 impl Arguments {
-    #[expect(clippy::print_stdout, reason = "the answer is what the command is for")]
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let agents = runtime.block_on(self.agents())?;
         anyhow::ensure!(!agents.is_empty(), "no agent is running on this host");
-        match self.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&agents)?),
-            Output::Text => agents.iter().for_each(|status| print!("{}", text(status))),
-        }
-        Ok(ExitCode::SUCCESS)
+        let told = match self.output {
+            Output::Json => format!("{}\n", serde_json::to_string_pretty(&agents)?),
+            Output::Text => agents.iter().map(text).collect(),
+        };
+        Ok(answer(told, ExitCode::SUCCESS))
     }
 
     async fn agents(&self) -> anyhow::Result<Vec<Status>> {

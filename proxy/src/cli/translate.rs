@@ -1,6 +1,7 @@
 //! `redial translate`: the same policies in another format.
 
 use super::options::DialectOptions;
+use super::{answer, complain};
 use crate::dialect::{self, translate};
 use clap::{Args, ValueEnum};
 use std::{path::PathBuf, process::ExitCode};
@@ -40,13 +41,11 @@ const BAD: u8 = 1;
 const UNREADABLE: u8 = 2;
 
 impl Arguments {
-    #[expect(clippy::print_stdout, reason = "the documents are what the command is for")]
-    #[expect(clippy::print_stderr, reason = "each problem begins with its file, for editors to jump to")]
     pub fn run(self) -> ExitCode {
         let parsed = match dialect::read_with(&self.paths, self.dialect.get()) {
             Ok(parsed) => parsed,
             Err(error) => {
-                eprintln!("{error}");
+                complain(&error);
                 return ExitCode::from(if error.is_unreadable() { UNREADABLE } else { BAD });
             }
         };
@@ -55,14 +54,15 @@ impl Arguments {
             Format::GatewayApi => translate::Format::GatewayApi,
         };
         let translate::Translation { text, losses } = translate::translate(&parsed, format);
-        print!("{text}");
+        let is_denied = self.deny_loss && losses > 0;
+        let code = answer(text, if is_denied { ExitCode::from(BAD) } else { ExitCode::SUCCESS });
         if losses > 0 {
             let things = if losses == 1 { "1 thing" } else { &format!("{losses} things") };
-            eprintln!(
+            complain(format_args!(
                 "redial: {things} cannot be said in this format; the comments above the documents say what"
-            );
+            ));
         }
-        if self.deny_loss && losses > 0 { ExitCode::from(BAD) } else { ExitCode::SUCCESS }
+        code
     }
 }
 

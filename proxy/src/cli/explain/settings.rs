@@ -5,6 +5,7 @@
 
 use super::words;
 use crate::dialect::duration::format;
+use crate::dialect::size;
 use crate::policy::{
     AddedHeaders, ConnectFailure, HttpPolicy, Policy, Protocol, Rest, Setting as About, Sources, Target,
     UpstreamMode,
@@ -34,7 +35,7 @@ const OF_CONNECTS: [About; 6] = [
 
 /// What a policy says that is neither of requests nor of connects.
 pub(super) fn of_policy(policy: &Policy) -> Vec<Setting> {
-    let Policy { name: _, origin: _, from, to, tcp: _, protocol, targets, routes, rest, budget, sources } =
+    let Policy { name: _, origin, from, to, tcp: _, protocol, targets, routes, rest, budget, sources } =
         policy;
     let protocol = match protocol {
         Protocol::Auto => "told by the first bytes",
@@ -47,11 +48,27 @@ pub(super) fn of_policy(policy: &Policy) -> Vec<Setting> {
         Rest::GoesOn => "are asked of less specific policies",
     };
     let said = |name, value, about| Setting { name, value, source: source(sources, about) };
+    // Where the document has no one place for it, it is the document's all the same.
+    let whose = |name, value, is_said, about| {
+        let source =
+            if is_said && !sources.is_said(about) { origin.to_string() } else { source(sources, about) };
+        Setting { name, value, source }
+    };
     let kind =
         |value: &str| Setting { name: "other requests", value: value.to_owned(), source: DEFAULT.to_owned() };
     let mut all = vec![
-        said("workloads", words::list(from.iter().map(words::workload), "all"), About::From),
-        said("destinations", words::list(to.iter().map(words::destination), "all"), About::To),
+        whose(
+            "workloads",
+            words::list(from.iter().map(words::workload), "all"),
+            !from.is_empty(),
+            About::From,
+        ),
+        whose(
+            "destinations",
+            words::list(to.iter().map(words::destination), "all"),
+            !to.is_empty(),
+            About::To,
+        ),
         said("protocol", protocol.to_owned(), About::Protocol),
         said("targets of what is relayed", of_targets(targets), About::ConnectTargets),
     ];
@@ -155,7 +172,7 @@ pub(super) fn of_request(http: &HttpPolicy, sources: &Sources) -> Vec<Setting> {
     let said = |name, value, about| Setting { name, value, source: source(sources, about) };
     vec![
         said("retry on", join(retry_on.iter().map(Condition::as_str)), About::RetryOn),
-        said("status codes", join(status_codes.iter()), About::StatusCodes),
+        said("status codes", join(ranges(status_codes.iter()).into_iter()), About::StatusCodes),
         said("response headers", matchers(response_headers, "none"), About::ResponseHeaders),
         said("request headers", matchers(request_headers, "any"), About::RequestHeaders),
         said("methods", methods, About::Methods),
@@ -174,7 +191,11 @@ pub(super) fn of_request(http: &HttpPolicy, sources: &Sources) -> Vec<Setting> {
         said("a retry goes to", hosts, About::HostSelection),
         said("hedging", yes_or_no(*hedge_on_per_try_timeout), About::HedgeOnPerTryTimeout),
         said("concurrent retries", concurrent, About::MaxConcurrentRetries),
-        said("body kept", format!("{max_buffered_body} bytes"), About::MaxBufferedBody),
+        said(
+            "body kept",
+            size::format(u64::try_from(*max_buffered_body).unwrap_or(u64::MAX)),
+            About::MaxBufferedBody,
+        ),
         said("request's own headers", yes_or_no(*honour_request_headers), About::HonourRequestHeaders),
         said("added headers", added.to_owned(), About::AddedHeaders),
         said("after no connect", connect_failure.to_owned(), About::ConnectFailure),
@@ -207,6 +228,23 @@ fn of_budget(budget: BudgetPolicy) -> String {
 fn of_targets(targets: &[Target]) -> String {
     let all = targets.iter().map(|target| format!("{} ({})", target.name, words::target(target, targets)));
     words::list(all, "where it was dialled to")
+}
+
+/// Numbers in their order, three and more in a row as the first and the last.
+fn ranges(numbers: impl Iterator<Item = u16>) -> Vec<String> {
+    let mut rows: Vec<(u16, u16)> = Vec::new();
+    for number in numbers {
+        match rows.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
+            Some(_) | None => rows.push((number, number)),
+        }
+    }
+    let words = rows.into_iter().flat_map(|(first, last)| match last - first {
+        0 => vec![first.to_string()],
+        1 => vec![first.to_string(), last.to_string()],
+        _ => vec![format!("{first}-{last}")],
+    });
+    words.collect()
 }
 
 fn join<T: ToString>(all: impl Iterator<Item = T>) -> String {

@@ -219,6 +219,22 @@ fn all_that_is_told_is_as_it_was_written_down() {
     }
 }
 
+/// The documentation leaves lines out, where it says `...`.
+#[test]
+fn the_documentation_shows_what_is_told() {
+    let documentation = include_str!("../../../../docs/policies.md");
+    let section = documentation.split("\n## ").find(|section| section.starts_with("Explain\n")).unwrap();
+    let block = |kind: &str| section.split(kind).nth(1).unwrap().split("```").next().unwrap();
+    let url = "http://checkout.shop.example:8080/cart";
+    let request = Request::new("GET", url, None, &[]).unwrap();
+    let told = request.answer(&table(&[("checkout.yaml", block("```yaml\n"))]), None).text();
+    let mut lines = told.lines();
+    let shown = block("```text\n").lines().filter(|line| line.trim() != "...");
+    for line in shown {
+        assert!(lines.any(|told| told == line), "{line:?} is not told there:\n{told}");
+    }
+}
+
 /// What a number has said nothing of is told as the text tells it.
 #[test]
 fn json_says_what_the_text_says() {
