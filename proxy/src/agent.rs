@@ -8,10 +8,12 @@ mod engine;
 mod enrolment;
 mod limits;
 mod node;
+mod pods;
 mod serve;
 
 pub use limits::AtLimit;
 
+use crate::kubernetes::{self, KubernetesError};
 use crate::policy::Identity;
 use crate::retry::BudgetPolicy;
 use crate::{
@@ -22,13 +24,14 @@ use crate::{
         NetworkNamespaceError, Programs,
     },
     observe::{
-        AccessLog, Metrics, Readiness, access_log,
+        AccessLog, Metrics, Readiness, Status, access_log,
         admin::{self, AdminSocket, Answer, Command},
         server,
     },
 };
-use enrolment::Enrolment;
+use enrolment::{Enrolment, Workload};
 use node::Node;
+use pods::Pods;
 use std::{
     fs,
     future::pending,
@@ -76,6 +79,8 @@ pub struct Settings {
     /// How many bytes of requests' bodies may be kept for retries, of all requests together.
     pub max_buffered: usize,
     pub drain_timeout: Duration,
+    /// The cluster whose node this is, if its pods are to be enrolled.
+    pub kubernetes: Option<kubernetes::Settings>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +99,8 @@ pub enum AgentError {
     Admin(#[from] admin::Error),
     #[error(transparent)]
     Namespace(#[from] NetworkNamespaceError),
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     #[error("cannot start the relay threads: {0}")]
     Threads(io::Error),
     #[error("cannot read the kernel's events: {0}")]
@@ -108,10 +115,10 @@ pub struct Agent {
     settings: Settings,
     policy_files: Fingerprint,
     readiness: Readiness,
-    /// Bound before anything is attached; `None` while an agent that hands over has the address.
-    metrics: Option<TcpListener>,
     requests: mpsc::Receiver<Request>,
     ask: mpsc::Sender<Request>,
+    /// This node's pods, where it is a cluster's.
+    pods: Option<Pods>,
     /// Workloads whose cgroups are gone: a service that is restarted gets a new one of the same name.
     missing: Vec<Cgroup>,
     serving_metrics: watch::Sender<()>,
@@ -120,8 +127,8 @@ pub struct Agent {
 
 /// What came in by an admin socket, and where the answer goes.
 struct Request {
-    /// The workload whose socket it was, or none where it was the agent's own.
-    workload: Option<Arc<str>>,
+    /// The cgroup whose socket it was, or none where it was the agent's own.
+    cgroup: Option<u64>,
     command: Command,
     answer: oneshot::Sender<Answer>,
 }
@@ -145,7 +152,7 @@ impl Agent {
         tell(&notes);
         let resolver = endpoint::resolver(&settings.resolv_conf)?;
         let metrics = match settings.metrics {
-            Some(address) => bind_metrics(address, workloads).await?,
+            Some(address) => bind_metrics(address, workloads, settings.kubernetes.as_ref()).await?,
             None => None,
         };
         let (programs, events, kernel_counters) = Programs::load(settings.handshake, &settings.exclusions)?;
@@ -157,6 +164,10 @@ impl Agent {
         let node = Node::new(programs, table, resolver, counters, access_log, &settings)
             .map_err(AgentError::Threads)?;
         node.watch_names().await;
+        let pods = match &settings.kubernetes {
+            Some(kubernetes) => Some(Pods::start(kubernetes, root.mount())?),
+            None => None,
+        };
         let (ask, requests) = mpsc::channel(16);
         let agent = Self {
             node,
@@ -165,32 +176,51 @@ impl Agent {
             settings,
             policy_files,
             readiness: Readiness::default(),
-            metrics,
             requests,
             ask,
+            pods,
             missing: Vec::new(),
             serving_metrics: watch::channel(()).0,
             serving_requests: watch::channel(()).0,
         };
-        let own = Path::new(ADMIN_DIRECTORY).join(format!("agent-{}.sock", process::id()));
+        let own = agent.own_path();
         let socket = AdminSocket::bind_replacing(&own)?;
         remove_dead_sockets();
+        if agent.pods.is_some() {
+            for other in other_agents(&own) {
+                // One that enrols no pods says so, which changes nothing.
+                let _ = admin::request(&other, Command::TakeOver).await;
+            }
+        }
         tokio::task::spawn_local(serve_requests(
             socket,
             None,
             agent.ask.clone(),
             agent.serving_requests.subscribe(),
         ));
+        agent.serve_metrics(metrics);
         Ok(agent)
     }
 
     /// Intercepts what the cgroup's processes connect to, in every network namespace that they are in and in
     /// `namespace`. Another agent that does so already is told to hand over while this one runs.
     pub fn enrol(&mut self, cgroup: Cgroup, namespace: NetworkNamespace) -> Result<(), AgentError> {
+        let name: Arc<str> = Arc::from(cgroup.name());
+        let identity = self.settings.identity.clone();
+        let workload = Workload { name: Arc::clone(&name), cgroup: name, identity };
+        self.enrol_as(cgroup, workload, namespace).map(drop)
+    }
+
+    fn enrol_as(
+        &self,
+        cgroup: Cgroup,
+        workload: Workload,
+        namespace: NetworkNamespace,
+    ) -> Result<Rc<Enrolment>, AgentError> {
         self.node.beat();
-        let path = admin_path(&cgroup);
-        let enrolment = Enrolment::new(&self.node, cgroup, namespace)?;
-        let workload = enrolment.workload();
+        let (path, id) = (admin_path(&cgroup), cgroup.id());
+        let enrolment = Enrolment::new(&self.node, cgroup, workload, namespace)?;
+        let workload = enrolment.name();
         self.node.add(Rc::clone(&enrolment));
         let (ask, closing) = (self.ask.clone(), self.serving_requests.subscribe());
         let socket = tokio::task::spawn_local(async move {
@@ -200,18 +230,18 @@ impl Agent {
                 Err(error) => tracing::warn!(%workload, %error, "cannot take over; both agents are attached"),
             }
             match AdminSocket::bind_replacing(&path) {
-                Ok(socket) => serve_requests(socket, Some(workload), ask, closing).await,
+                Ok(socket) => serve_requests(socket, Some(id), ask, closing).await,
                 Err(error) => tracing::error!(%workload, %error, "no later agent will be able to take over"),
             }
         });
         enrolment.keep(socket);
-        Ok(())
+        Ok(enrolment)
     }
 
-    /// Serves metrics, and says that the agent is ready.
-    pub fn announce(&mut self) {
+    /// Serves metrics and health, as soon as no agent that hands over does.
+    fn serve_metrics(&self, bound: Option<TcpListener>) {
         if let Some(address) = self.settings.metrics {
-            let (bound, closing) = (self.metrics.take(), self.serving_metrics.subscribe());
+            let closing = self.serving_metrics.subscribe();
             let (metrics, readiness) = (self.node.metrics().clone(), self.readiness.clone());
             tokio::task::spawn_local(async move {
                 let listener = match bound {
@@ -221,6 +251,10 @@ impl Agent {
                 server::serve(listener, metrics, readiness, closed(closing)).await;
             });
         }
+    }
+
+    /// Says that the agent is ready.
+    pub fn announce(&mut self) {
         self.readiness.set_ready(true);
         tracing::info!(
             workloads = self.node.workload_count(),
@@ -244,19 +278,33 @@ impl Agent {
                 Some(request) = self.requests.recv() => {
                     let was_take_over = request.command == Command::TakeOver;
                     self.answer(request);
-                    if was_take_over && self.node.workload_count() == 0 && self.missing.is_empty() {
+                    let has_nothing = self.node.workload_count() == 0 && self.missing.is_empty();
+                    // A node's agent stays until it is told to go: the one that took over may fail yet.
+                    if was_take_over && has_nothing && self.pods.is_none() {
                         return Ok(Ended::TakenOver);
                     }
                 }
+                event = pods::next(&mut self.pods) => self.pods_changed(event),
                 _ = tick.tick() => {
                     self.node.beat();
+                    if let Some(pods) = &self.pods {
+                        pods.count(self.node.metrics());
+                    }
                     self.enrol_missing();
                     if self.policy_files != Fingerprint::of(&self.settings.config) {
                         self.reload();
                     }
                 }
                 _ = looks.tick() => {
-                    for cgroup in self.node.look() {
+                    let gone = self.node.look();
+                    if let Some(pods) = &self.pods {
+                        // A pod's cgroup does not come back.
+                        if pods.has_stood_down() && other_agents(&self.own_path()).is_empty() {
+                            self.stand_up();
+                        }
+                        continue;
+                    }
+                    for cgroup in gone {
                         tracing::warn!(workload = cgroup.name(), "the workload's cgroup is gone; waiting for it");
                         self.missing.push(cgroup);
                     }
@@ -351,15 +399,29 @@ impl Agent {
         self.node.flush_access_log();
     }
 
-    fn answer(&self, request: Request) {
-        let Request { workload, command, answer } = request;
-        let reply = match (command, workload) {
-            (Command::Status, _) => Answer::Status(Box::new(self.node.status(self.readiness.is_ready()))),
-            (Command::TakeOver, Some(workload)) => {
-                tracing::info!(%workload, "another agent takes over");
-                self.node.hand_over(&workload);
+    fn status(&self) -> Status {
+        let node = self.settings.kubernetes.as_ref().map(|kubernetes| &kubernetes.node);
+        let kubernetes = self.pods.as_ref().zip(node).map(|(pods, node)| pods.status(node));
+        Status { kubernetes, ..self.node.status(self.readiness.is_ready()) }
+    }
+
+    /// Where this agent is asked.
+    fn own_path(&self) -> PathBuf {
+        match &self.settings.kubernetes {
+            Some(kubernetes) => node_agent_path(&kubernetes.agent),
+            None => Path::new(ADMIN_DIRECTORY).join(format!("agent-{}.sock", process::id())),
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        let Request { cgroup, command, answer } = request;
+        let reply = match (command, cgroup) {
+            (Command::Status, _) => Answer::Status(Box::new(self.status())),
+            (Command::TakeOver, Some(cgroup)) => {
+                self.node.hand_over(cgroup);
                 Answer::Draining(true)
             }
+            (Command::TakeOver, None) if self.stand_down() => Answer::Draining(true),
             (Command::TakeOver, None) => Answer::Error("this is no workload's socket".to_owned()),
         };
         // Whoever asked may have gone.
@@ -377,20 +439,36 @@ fn tell(notes: &[dialect::Note]) {
 /// Passes what an admin socket is asked on to the agent, until the agent has gone.
 async fn serve_requests(
     socket: AdminSocket,
-    workload: Option<Arc<str>>,
+    cgroup: Option<u64>,
     ask: mpsc::Sender<Request>,
     closing: watch::Receiver<()>,
 ) {
     let handler = move |command| {
-        let (ask, workload) = (ask.clone(), workload.clone());
+        let ask = ask.clone();
         async move {
             let (answer, answered) = oneshot::channel();
-            let sent = ask.send(Request { workload, command, answer }).await.is_ok();
+            let sent = ask.send(Request { cgroup, command, answer }).await.is_ok();
             let nobody = || Answer::Error("the agent is stopping".to_owned());
             if sent { answered.await.unwrap_or_else(|_| nobody()) } else { nobody() }
         }
     };
     admin::serve(socket, handler, closed(closing)).await;
+}
+
+/// Where a node's agent of this name is asked.
+#[must_use]
+pub fn node_agent_path(name: &str) -> PathBuf {
+    Path::new(ADMIN_DIRECTORY).join(format!("node-{name}.sock"))
+}
+
+/// Where a node's agents are asked that are alive, but for this one.
+fn other_agents(own: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(ADMIN_DIRECTORY).into_iter().flatten().filter_map(Result::ok);
+    let agents = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("node-") && path != own && UnixStream::connect(path).is_ok()
+    });
+    agents.collect()
 }
 
 /// Removes the sockets that agents which were killed have left.
@@ -415,11 +493,15 @@ async fn closed(mut closing: watch::Receiver<()>) {
 async fn bind_metrics(
     address: SocketAddr,
     workloads: &[Cgroup],
+    kubernetes: Option<&kubernetes::Settings>,
 ) -> Result<Option<TcpListener>, server::BindError> {
     let taken = match server::bind(address).await {
         Err(error) if error.source.kind() == io::ErrorKind::AddrInUse => error,
         bound => return bound.map(Some),
     };
+    if kubernetes.is_some_and(|node| !other_agents(&node_agent_path(&node.agent)).is_empty()) {
+        return Ok(None);
+    }
     for cgroup in workloads {
         if admin::request(&admin_path(cgroup), Command::Status).await.is_ok() {
             return Ok(None);

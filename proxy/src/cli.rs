@@ -4,6 +4,7 @@ mod check;
 mod exec;
 mod explain;
 mod options;
+mod ready;
 mod run;
 mod schema;
 mod status;
@@ -32,6 +33,7 @@ enum Command {
     Check(check::Arguments),
     Explain(explain::Arguments),
     Schema(schema::Arguments),
+    Ready(ready::Arguments),
     Status(status::Arguments),
     Translate(translate::Arguments),
 }
@@ -45,6 +47,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => arguments.run(),
         Command::Explain(arguments) => arguments.run(),
         Command::Schema(arguments) => arguments.run(),
+        Command::Ready(arguments) => exit(arguments.run(), FAILURE),
         Command::Status(arguments) => exit(arguments.run(), FAILURE),
         Command::Translate(arguments) => arguments.run(),
     }

@@ -9,6 +9,7 @@ pub mod dialect;
 pub mod endpoint;
 pub mod http;
 pub mod intercept;
+pub mod kubernetes;
 pub mod observe;
 pub mod policy;
 pub mod reason;

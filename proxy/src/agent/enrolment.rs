@@ -6,6 +6,7 @@ use super::{
     node::Node,
 };
 use crate::intercept::{Attachment, Cgroup, InterceptError, NetworkNamespace};
+use crate::policy::Identity;
 use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
 use tokio::task::JoinHandle;
 
@@ -14,11 +15,22 @@ const IDLE_LOOKS: u32 = 6;
 /// How many network namespaces of one workload have engines. Connections from others go direct.
 const MAX_ENGINES: usize = 64;
 
+/// What an enrolled cgroup is to logs and to policies.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// A cgroup's path, or a pod's namespace and name.
+    pub name: Arc<str>,
+    /// The path of its cgroup below the mount.
+    pub cgroup: Arc<str>,
+    /// None where nobody said: then every policy's selectors take it.
+    pub identity: Option<Arc<Identity>>,
+}
+
 pub struct Enrolment {
     /// First, so that it is dropped first: no connection comes in for an engine that has gone.
     attachment: RefCell<Attachment>,
     cgroup: Cgroup,
-    workload: Arc<str>,
+    workload: RefCell<Workload>,
     engines: RefCell<Vec<Rc<Engine>>>,
     /// The namespace that it was enrolled with, whose engine stays.
     first: u64,
@@ -31,6 +43,7 @@ impl Enrolment {
     pub fn new(
         node: &Rc<Node>,
         cgroup: Cgroup,
+        workload: Workload,
         namespace: NetworkNamespace,
     ) -> Result<Rc<Self>, InterceptError> {
         let first = namespace.inode();
@@ -40,7 +53,7 @@ impl Enrolment {
         let attachment = node.attach(&cgroup)?;
         Ok(Rc::new(Self {
             attachment: RefCell::new(attachment),
-            workload: Arc::from(cgroup.name()),
+            workload: RefCell::new(workload),
             cgroup,
             engines: RefCell::new(engines),
             first,
@@ -48,8 +61,22 @@ impl Enrolment {
         }))
     }
 
-    pub fn workload(&self) -> Arc<str> {
-        Arc::clone(&self.workload)
+    pub fn workload(&self) -> Workload {
+        self.workload.borrow().clone()
+    }
+
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.workload.borrow().name)
+    }
+
+    /// From here on the workload is known by this.
+    pub fn identify(&self, identity: Arc<Identity>) {
+        self.workload.borrow_mut().identity = Some(identity);
+    }
+
+    /// Whether processes of the workload are, or were, in this network namespace.
+    pub fn is_in(&self, netns_cookie: u64) -> bool {
+        self.engines.borrow().iter().any(|engine| engine.namespace().cookie() == netns_cookie)
     }
 
     /// Ends this task when the enrolment does.
@@ -63,6 +90,11 @@ impl Enrolment {
 
     pub fn namespaces(&self) -> Vec<u64> {
         self.engines.borrow().iter().map(|engine| engine.namespace().cookie()).collect()
+    }
+
+    /// Whether its processes are in a network namespace other than the one that it was enrolled with.
+    pub fn has_network_of_its_own(&self) -> bool {
+        self.engines.borrow().iter().any(|engine| engine.namespace().inode() != self.first)
     }
 
     /// Sends new connections past this agent, and serves those that it has.
@@ -108,10 +140,13 @@ fn find_engines(node: &Rc<Node>, cgroup: &Cgroup, engines: &mut Vec<Rc<Engine>>)
         if engines.len() >= MAX_ENGINES || !known.insert(inode) {
             continue;
         }
-        // The process may end, or change its namespace, at any moment: what was opened is what counts.
-        let opened = NetworkNamespace::of_process(pid)
-            .map_err(|error| error.to_string())
-            .and_then(|namespace| open_engine(node, cgroup, namespace, engines).map_err(|e| e.to_string()));
+        // The process may end, or change its namespace, at any moment: what was opened is what counts, if its number is
+        // not another workload's by now.
+        let opened = match NetworkNamespace::of_process(pid) {
+            Ok(_) if !cgroup.processes().contains(&pid) => continue,
+            Ok(namespace) => open_engine(node, cgroup, namespace, engines).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
         if let Err(error) = opened {
             tracing::warn!(workload = cgroup.name(), pid, error, "a network namespace has no engine");
         }

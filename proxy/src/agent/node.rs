@@ -4,7 +4,7 @@ use super::{
     Settings,
     clients::{Client, Clients},
     engine::{Engine, EngineError},
-    enrolment::Enrolment,
+    enrolment::{Enrolment, Workload},
     limits::{Limits, Slot},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 use hickory_resolver::TokioResolver;
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     net::SocketAddr,
     process,
@@ -53,10 +53,10 @@ pub struct Node {
     epoch: Instant,
     clients: Clients,
     workloads: RefCell<Vec<Rc<Enrolment>>>,
-    /// Workloads that another agent has taken over: their last connections are still served.
+    /// Workloads that are no longer enrolled here: their last connections are still served.
     handed_over: RefCell<Vec<Rc<Enrolment>>>,
     engines: RefCell<HashMap<u64, Weak<Engine>>>,
-    known_cgroups: RefCell<HashMap<u64, Arc<str>>>,
+    known_cgroups: RefCell<HashMap<u64, Weak<Enrolment>>>,
     last_search: Cell<Option<Instant>>,
     limits: Limits,
     buffers: Buffers,
@@ -126,11 +126,6 @@ impl Node {
         &self.budgets
     }
 
-    /// What is known of the workloads, for policies that ask.
-    pub fn identity(&self) -> Option<&Arc<Identity>> {
-        self.identity.as_ref()
-    }
-
     /// Where the budgets' clock starts.
     pub fn epoch(&self) -> Instant {
         self.epoch
@@ -148,6 +143,9 @@ impl Node {
     }
 
     pub fn add(&self, enrolment: Rc<Enrolment>) {
+        // One that comes back has its last connections served by what is new.
+        let id = enrolment.cgroup().id();
+        self.handed_over.borrow_mut().retain(|one| one.cgroup().id() != id);
         self.workloads.borrow_mut().push(enrolment);
         self.metrics().workloads_enrolled(self.workload_count());
     }
@@ -160,10 +158,22 @@ impl Node {
         self.table.borrow().policies().count()
     }
 
-    /// Leaves a workload to another agent, and serves the connections that it has here.
-    pub fn hand_over(&self, workload: &str) {
+    /// The ids of the cgroups that are enrolled.
+    pub fn enrolled_cgroups(&self) -> HashSet<u64> {
+        self.workloads.borrow().iter().map(|enrolment| enrolment.cgroup().id()).collect()
+    }
+
+    /// A workload is known by this from now on.
+    pub fn identify(&self, cgroup_id: u64, identity: Arc<Identity>) {
+        if let Some(one) = self.workloads.borrow().iter().find(|one| one.cgroup().id() == cgroup_id) {
+            one.identify(identity);
+        }
+    }
+
+    /// Leaves a workload to another agent, or alone, and serves the connections that it has here.
+    pub fn hand_over(&self, cgroup_id: u64) {
         let mut workloads = self.workloads.borrow_mut();
-        if let Some(index) = workloads.iter().position(|enrolment| &*enrolment.workload() == workload) {
+        if let Some(index) = workloads.iter().position(|enrolment| enrolment.cgroup().id() == cgroup_id) {
             let enrolment = workloads.remove(index);
             enrolment.stop_intake();
             self.handed_over.borrow_mut().push(enrolment);
@@ -202,31 +212,41 @@ impl Node {
             return;
         }
         self.last_search.set(Some(Instant::now()));
-        let workload = self.workload(cgroup_id);
-        tracing::debug!(netns_cookie, %workload, "a connection went direct: its namespace was not known yet");
-        let owner = self.workloads.borrow().iter().find(|one| one.workload() == workload).cloned();
+        let owner = self.owner(cgroup_id, netns_cookie);
+        let workload = owner.as_ref().map(|owner| owner.name());
+        tracing::debug!(netns_cookie, ?workload, "a connection went direct: its namespace was not known yet");
         if let Some(owner) = owner {
             owner.find_engines(self);
         }
     }
 
-    /// The name of the workload that a cgroup belongs to.
-    pub fn workload(&self, cgroup_id: u64) -> Arc<str> {
-        if let Some(workload) = self.known_cgroups.borrow().get(&cgroup_id) {
-            return Arc::clone(workload);
-        }
-        let mut known = self.known_cgroups.borrow_mut();
-        if known.len() >= MAX_KNOWN_CGROUPS {
-            known.clear();
+    /// The workload whose connection this is: the one that the cgroup belongs to, or, where the cgroup is gone already, the
+    /// only one that has been in the namespace. Nobody's connection is another workload's.
+    pub fn workload(&self, cgroup_id: u64, netns_cookie: u64) -> Workload {
+        let owner = self.owner(cgroup_id, netns_cookie);
+        owner.map_or_else(
+            || Workload { name: Arc::from(""), cgroup: Arc::from(""), identity: self.identity.clone() },
+            |owner| owner.workload(),
+        )
+    }
+
+    fn owner(&self, cgroup_id: u64, netns_cookie: u64) -> Option<Rc<Enrolment>> {
+        if let Some(owner) = self.known_cgroups.borrow().get(&cgroup_id).and_then(Weak::upgrade) {
+            return Some(owner);
         }
         let (workloads, handed_over) = (self.workloads.borrow(), self.handed_over.borrow());
-        let all = workloads.iter().chain(handed_over.iter());
-        let owner = all.clone().find(|enrolment| enrolment.cgroup().ids().contains(&cgroup_id));
-        // A cgroup that is gone already can only have been one of theirs.
-        let workload =
-            owner.or_else(|| all.clone().next()).map_or_else(|| Arc::from(""), |one| one.workload());
-        known.insert(cgroup_id, Arc::clone(&workload));
-        workload
+        let all = || workloads.iter().chain(handed_over.iter());
+        if let Some(owner) = all().find(|enrolment| enrolment.cgroup().ids().contains(&cgroup_id)) {
+            let mut known = self.known_cgroups.borrow_mut();
+            if known.len() >= MAX_KNOWN_CGROUPS {
+                known.clear();
+            }
+            known.insert(cgroup_id, Rc::downgrade(owner));
+            return Some(Rc::clone(owner));
+        }
+        let mut owners = all().filter(|enrolment| enrolment.is_in(netns_cookie));
+        let first = owners.next()?;
+        owners.next().is_none().then(|| Rc::clone(first))
     }
 
     /// Looks at what has come and gone. Returns the workloads whose cgroups are gone, which are no longer enrolled.
@@ -237,6 +257,7 @@ impl Node {
             enrolment.look(self);
         }
         *self.workloads.borrow_mut() = there;
+        self.handed_over.borrow_mut().retain(|one| one.cgroup().exists());
         self.metrics().workloads_enrolled(self.workload_count());
         self.engines.borrow_mut().retain(|_, engine| engine.strong_count() > 0);
         gone.iter().map(|enrolment| enrolment.cgroup().clone()).collect()
@@ -355,10 +376,11 @@ impl Node {
             started: self.metrics().started().unix_seconds(),
             ready,
             draining: self.draining.get(),
+            kubernetes: None,
             workloads: workloads
                 .iter()
                 .map(|enrolment| WorkloadStatus {
-                    name: enrolment.workload().to_string(),
+                    name: enrolment.name().to_string(),
                     cgroup: enrolment.cgroup().path().to_owned(),
                     network_namespaces: enrolment.namespaces(),
                 })

@@ -109,10 +109,11 @@ impl Arrival {
     ) -> Self {
         let destination = original.destination.address();
         let table = node.table();
-        let workload = node.workload(original.cgroup_id);
-        let matched = table.lookup(destination, &workload, node.identity(), node.names());
-        let others = matched.host.map(|host| node.names().addresses(&host)).unwrap_or_default();
         let namespace = Arc::clone(engine.namespace());
+        let workload = node.workload(original.cgroup_id, namespace.cookie());
+        let identity = workload.identity.as_ref();
+        let matched = table.lookup(destination, &workload.cgroup, identity, node.names());
+        let others = matched.host.map(|host| node.names().addresses(&host)).unwrap_or_default();
         let policy = matched.policy;
         let router = matched.router;
         let is_shared = router.as_ref().is_some_and(Router::is_shared);
@@ -131,7 +132,7 @@ impl Arrival {
             slot,
             begun: Instant::now(),
             socket_cookie: original.socket_cookie,
-            workload,
+            workload: workload.name,
             destination,
             budget: node.budgets().destination(destination, policy.budget),
             policy,

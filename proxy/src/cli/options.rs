@@ -15,7 +15,7 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
     unistd::Uid,
 };
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process, sync::Arc, time::Duration};
 
 /// How documents are read, for every command that reads any.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -23,6 +23,14 @@ pub struct DialectOptions {
     /// Leave AWS App Mesh routes without a retry policy without retries, instead of App Mesh's default retry policy
     #[arg(long)]
     no_app_mesh_default_retry: bool,
+}
+
+/// What tells a node's agents apart.
+#[derive(Args, Clone, Debug)]
+pub struct AgentName {
+    /// The name by which the agent is found among those of its node; a pod's UID does well [default: its process id]
+    #[arg(long = "agent", value_name = "NAME", env = "REDIAL_AGENT", value_parser = agent_name)]
+    name: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -85,6 +93,12 @@ pub struct Options {
     pub log_format: LogFormat,
 }
 
+impl AgentName {
+    pub fn get(self) -> String {
+        self.name.unwrap_or_else(|| process::id().to_string())
+    }
+}
+
 impl DialectOptions {
     pub fn get(self) -> dialect::Options {
         dialect::Options { app_mesh_default_retry: !self.no_app_mesh_default_retry }
@@ -109,6 +123,7 @@ impl Options {
             node_budget: BudgetPolicy::try_new(percent, min_per_second, interval)?,
             max_buffered: self.max_buffered_bodies,
             drain_timeout,
+            kubernetes: None,
         })
     }
 }
@@ -133,6 +148,15 @@ pub fn prepare_process() -> anyhow::Result<()> {
 /// A Go duration such as `30s` or `1m30s`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     dialect::duration::parse(text).map_err(|error| error.to_string())
+}
+
+fn agent_name(text: &str) -> Result<String, String> {
+    let is_name = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if (1..=64).contains(&text.len()) && is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected 1 to 64 letters, digits and dashes".to_owned())
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

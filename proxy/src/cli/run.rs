@@ -1,13 +1,14 @@
 //! `redial run`: an agent for the cgroups that it is given.
 
-use super::options::{self, Options};
+use super::options::{self, AgentName, Options};
 use crate::{
     agent::{Agent, Ended},
     intercept::{CgroupRoot, NetworkNamespace},
+    kubernetes::{self, Selector},
     observe::{access_log::Target, logging},
 };
 use clap::Args;
-use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -23,8 +24,11 @@ use tracing::Level;
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// A cgroup to intercept, as a path in the file system or below the cgroup2 mount; may be repeated
-    #[arg(long, value_name = "PATH", required = true)]
+    #[arg(long, value_name = "PATH", required_unless_present = "kubernetes")]
     cgroup: Vec<PathBuf>,
+
+    #[command(flatten)]
+    node: NodeOptions,
 
     /// Where a line of JSON is written for each connection and request: a file, - for standard output, or none
     #[arg(long, value_name = "PATH", default_value = "-")]
@@ -36,6 +40,44 @@ pub struct Arguments {
 
     #[command(flatten)]
     options: Options,
+}
+
+/// What makes the agent a node's of a Kubernetes cluster.
+#[derive(Args, Debug)]
+struct NodeOptions {
+    /// Intercept what this node's pods connect to: those with the label or annotation redial.dev/enroll: "true", or whose
+    /// namespace has it
+    #[arg(long, conflicts_with_all = ["cgroup", "identity"])]
+    kubernetes: bool,
+
+    /// This node's name
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "NODE_NAME",
+        requires = "kubernetes",
+        required_if_eq("kubernetes", "true")
+    )]
+    node: Option<String>,
+
+    /// How the API server is reached [default: the pod's service account, or what KUBECONFIG names]
+    #[arg(long, value_name = "PATH", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Labels such as app=web,tier=front of pods that are enrolled where neither they nor their namespaces say anything
+    #[arg(long, value_name = "LABELS", value_parser = Selector::parse, requires = "kubernetes")]
+    enroll_selector: Option<Selector>,
+
+    #[command(flatten)]
+    agent: AgentName,
+}
+
+impl NodeOptions {
+    fn settings(self) -> Option<kubernetes::Settings> {
+        let Self { kubernetes, node, kubeconfig, enroll_selector, agent } = self;
+        let node = node.filter(|_| kubernetes)?;
+        Some(kubernetes::Settings { node, agent: agent.get(), kubeconfig, selector: enroll_selector })
+    }
 }
 
 impl Arguments {
@@ -58,12 +100,21 @@ impl Arguments {
         let mut reload = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let settings = self.options.settings(access_log, self.drain_timeout)?;
+        let mut settings = self.options.settings(access_log, self.drain_timeout)?;
+        settings.kubernetes = self.node.settings();
+        let is_node = settings.kubernetes.is_some();
+        if is_node {
+            // Each pod has its own; a connection whose pod can't be told is nobody's that a policy selects.
+            settings.identity = Some(Arc::default());
+        }
         let mut agent = Agent::start(settings, root, &cgroups).await?;
         for cgroup in cgroups {
             agent.enrol(cgroup, NetworkNamespace::own()?)?;
         }
-        agent.announce();
+        // A node's agent is ready when it knows what pods there are.
+        if !is_node {
+            agent.announce();
+        }
         let limit = loop {
             tokio::select! {
                 ended = agent.run() => match ended? {

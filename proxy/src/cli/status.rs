@@ -6,7 +6,7 @@ use crate::{
     observe::{
         GiveUp, Status,
         admin::{Answer, Command, request},
-        status::FailedRequest,
+        status::{FailedRequest, KubernetesStatus},
     },
 };
 use anyhow::Context as _;
@@ -76,7 +76,8 @@ fn sockets(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     };
     let is_agent = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("agent-") && path.extension().is_some_and(|end| end == "sock")
+        (name.starts_with("agent-") || name.starts_with("node-"))
+            && path.extension().is_some_and(|end| end == "sock")
     };
     Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_agent).collect())
 }
@@ -95,6 +96,17 @@ fn text(status: &Status) -> String {
             (false, false) => "starting",
         }
     )];
+    if let Some(KubernetesStatus { node, synced, stood_down, failing }) = &status.kubernetes {
+        let state = match (stood_down, synced) {
+            (true, _) => "another agent enrols its pods",
+            (false, true) => "its pods are known",
+            (false, false) => "its pods are not known yet",
+        };
+        lines.push(format!("  node {node}: {state}"));
+        lines.extend(
+            failing.iter().map(|(kind, why)| format!("  cannot watch {kind}: {}", why.escape_debug())),
+        );
+    }
     let totals = &status.totals;
     lines.push(format!(
         "  connections: {} active, {} held now",

@@ -68,6 +68,11 @@ impl CgroupRoot {
         Ok(Self { mount })
     }
 
+    #[must_use]
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
     /// The cgroup at `path`, which may be a path in the file system or one below the mount.
     pub fn open(&self, path: &Path) -> Result<Cgroup, CgroupError> {
         let below = self.mount.join(path.strip_prefix("/").unwrap_or(path));
@@ -151,6 +156,13 @@ impl Cgroup {
     #[must_use]
     pub fn ids(&self) -> Vec<u64> {
         self.directories().iter().filter_map(|path| cgroup_id(path).ok()).collect()
+    }
+
+    /// Whether a process is in this cgroup or in one below it.
+    #[must_use]
+    pub fn is_populated(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("cgroup.events")).unwrap_or_default();
+        events.lines().any(|line| line == "populated 1")
     }
 
     /// The processes in this cgroup and in those below it. Empty when it is gone.

@@ -6,6 +6,7 @@
 mod by_word;
 mod durations;
 mod http;
+mod pods;
 mod policies;
 mod requests;
 mod sampled;
@@ -24,6 +25,7 @@ use self::by_word::{ByWord, Word};
 use self::durations::Durations;
 use self::http::Http;
 pub use self::http::{BodyBound, DetectedProtocol};
+use self::pods::Pods;
 use self::policies::Policies;
 pub use self::requests::{ActiveRequest, RequestMetrics};
 use self::sampled::{Interceptions, register_process};
@@ -61,6 +63,7 @@ struct Inner {
     config_last_reload_successful: Gauge,
     policies: Gauge,
     workloads: Gauge,
+    pods: Pods,
     access_log_dropped: Counter,
     events_lost: Counter,
 }
@@ -139,6 +142,7 @@ impl Metrics {
         config_last_reload_successful.set(1);
         let policies = add(redial, "policies", "Policies in force", Gauge::default());
         let workloads = add(redial, "workloads", "Enrolled workloads", Gauge::default());
+        let pods = Pods::register(redial);
         let access_log_dropped = add(
             redial,
             "access_log_dropped",
@@ -166,6 +170,7 @@ impl Metrics {
             config_last_reload_successful,
             policies,
             workloads,
+            pods,
             access_log_dropped,
             events_lost,
         }))
@@ -243,6 +248,16 @@ impl Metrics {
 
     pub fn workloads_enrolled(&self, count: usize) {
         self.0.workloads.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A pod was enrolled, so long after its cgroup was seen to come, and whether processes were in it by then.
+    pub fn pod_enrolled(&self, after: Option<Duration>, had_processes: bool) {
+        self.0.pods.enrolled(after, had_processes);
+    }
+
+    /// So many kinds of objects cannot be watched now, and so often it has failed since the agent began.
+    pub fn watches_failing(&self, now: usize, failures: u64) {
+        self.0.pods.watches_failing(now, failures);
     }
 
     pub fn access_log_dropped(&self, lines: u64) {

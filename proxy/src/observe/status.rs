@@ -25,6 +25,9 @@ pub struct Status {
     pub started: u64,
     pub ready: bool,
     pub draining: bool,
+    /// None where the agent is no node's of a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesStatus>,
     pub workloads: Vec<WorkloadStatus>,
     pub policies: Vec<PolicyStatus>,
     #[serde(flatten)]
@@ -33,6 +36,18 @@ pub struct Status {
     pub last_config_error: Option<String>,
     /// The latest failed connections and requests, latest first.
     pub last_give_ups: Vec<GiveUp>,
+}
+
+/// What a node's agent knows of its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubernetesStatus {
+    pub node: String,
+    /// Whether all that there was at the beginning is known.
+    pub synced: bool,
+    /// Whether another agent of the node enrols its pods from now on.
+    pub stood_down: bool,
+    /// Why, for each kind of object that cannot be watched now. What was known of it holds.
+    pub failing: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,6 +242,7 @@ pub(super) mod tests {
             started: 1_790_726_400,
             ready: true,
             draining: false,
+            kubernetes: None,
             workloads: vec![WorkloadStatus {
                 name: "web".to_owned(),
                 cgroup: "/sys/fs/cgroup/web".into(),

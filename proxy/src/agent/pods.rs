@@ -1,0 +1,254 @@
+//! A node's pods: each is enrolled when both the API has named it and its cgroup is there, whichever comes first.
+
+use super::{
+    Agent, AgentError,
+    enrolment::{Enrolment, Workload},
+    node::Node,
+};
+use crate::{
+    intercept::NetworkNamespace,
+    kubernetes::{
+        self, Change, Health, KubernetesError, Pod, PodUid,
+        cgroups::{PodCgroups, Seen},
+    },
+    observe::{Metrics, status::KubernetesStatus},
+};
+use std::{
+    collections::HashMap,
+    future::pending,
+    path::Path,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+/// How often a pod that has no process yet, and one that is about to enter its network namespace, is looked at.
+const WAIT_FOR_PROCESS: Duration = Duration::from_millis(20);
+const WAIT_FOR_NAMESPACE: Duration = Duration::from_millis(2);
+/// A sandbox whose processes have not entered a namespace of their own by then has a runtime of its own kind: what it does
+/// later is found as any namespace is.
+const NAMESPACE_PATIENCE: Duration = Duration::from_secs(30);
+const PROCESS_PATIENCE: Duration = Duration::from_mins(10);
+
+/// What the API and the cgroups have told of this node's pods.
+pub(super) struct Pods {
+    events: mpsc::Receiver<kubernetes::Event>,
+    health: Health,
+    cgroups: PodCgroups,
+    /// By the name of their cgroups.
+    wanted: HashMap<PodUid, Pod>,
+    enrolled: HashMap<PodUid, u64>,
+    /// When each cgroup was seen that came after the first look.
+    appeared: HashMap<PodUid, Instant>,
+    is_synced: bool,
+    /// Another agent of this node enrols pods in this one's place.
+    has_stood_down: bool,
+}
+
+/// Something that [`Pods::next`] has seen.
+pub(super) enum Event {
+    Api(kubernetes::Event),
+    Cgroups(Vec<Seen>),
+}
+
+impl Pods {
+    pub(super) fn start(settings: &kubernetes::Settings, mount: &Path) -> Result<Self, KubernetesError> {
+        let cgroups = PodCgroups::watch(mount).map_err(KubernetesError::Cgroups)?;
+        let (events, health) = kubernetes::start(settings)?;
+        Ok(Self {
+            events,
+            health,
+            cgroups,
+            wanted: HashMap::new(),
+            enrolled: HashMap::new(),
+            appeared: HashMap::new(),
+            is_synced: false,
+            has_stood_down: false,
+        })
+    }
+
+    pub(super) fn status(&self, node: &str) -> KubernetesStatus {
+        let failing = self.health.failing().into_iter();
+        KubernetesStatus {
+            node: node.to_owned(),
+            synced: self.is_synced,
+            stood_down: self.has_stood_down,
+            failing: failing.map(|(kind, why)| (kind.to_owned(), why)).collect(),
+        }
+    }
+
+    /// Tells the metrics how the watches do.
+    pub(super) fn count(&self, metrics: &Metrics) {
+        metrics.watches_failing(self.health.failing().len(), self.health.failures());
+    }
+
+    pub(super) fn has_stood_down(&self) -> bool {
+        self.has_stood_down
+    }
+
+    /// What there is next. Cancel safe.
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            biased;
+            seen = self.cgroups.next() => match seen {
+                Ok(seen) => Event::Cgroups(seen),
+                Err(error) => {
+                    tracing::error!(%error, "cannot read what has become of cgroups; looking again");
+                    sleep(Duration::from_secs(1)).await;
+                    Event::Cgroups(self.cgroups.look())
+                }
+            },
+            Some(event) = self.events.recv() => Event::Api(event),
+        }
+    }
+}
+
+/// What there is next of a node's pods, if it is a node's; else nothing, ever.
+pub(super) async fn next(pods: &mut Option<Pods>) -> Event {
+    match pods {
+        Some(pods) => pods.next().await,
+        None => pending().await,
+    }
+}
+
+impl Agent {
+    pub(super) fn pods_changed(&mut self, event: Event) {
+        let Some(pods) = &mut self.pods else { return };
+        match event {
+            Event::Api(kubernetes::Event::Synced) => {
+                pods.is_synced = true;
+                tracing::info!(enrolled = pods.enrolled.len(), "this node's pods are known");
+                self.announce();
+            }
+            Event::Api(kubernetes::Event::Pods(Change::Enrol(pod))) => {
+                let identity = Arc::new(pod.identity());
+                if let Some(cgroup) = pods.enrolled.get(&pod.cgroup) {
+                    self.node.identify(*cgroup, identity);
+                }
+                let uid = pod.cgroup;
+                pods.wanted.insert(uid, pod);
+                self.enrol_pod(uid);
+            }
+            Event::Api(kubernetes::Event::Pods(Change::Leave(uid))) => {
+                let cgroup = pods.wanted.values().find(|pod| pod.uid == uid).map(|pod| pod.cgroup);
+                let Some(pod) = cgroup.and_then(|cgroup| pods.wanted.remove(&cgroup)) else { return };
+                if let Some(cgroup) = pods.enrolled.remove(&pod.cgroup) {
+                    tracing::info!(%pod, "no longer enrolled");
+                    self.node.hand_over(cgroup);
+                }
+            }
+            Event::Cgroups(seen) => {
+                for seen in seen {
+                    self.cgroup_changed(seen);
+                }
+            }
+        }
+    }
+
+    fn cgroup_changed(&mut self, seen: Seen) {
+        let Some(pods) = &mut self.pods else { return };
+        match seen {
+            Seen::Appeared(uid) => {
+                if pods.is_synced {
+                    pods.appeared.insert(uid, Instant::now());
+                }
+                self.enrol_pod(uid);
+            }
+            Seen::Gone(uid) => {
+                pods.appeared.remove(&uid);
+                if pods.enrolled.remove(&uid).is_some() {
+                    drop(self.node.look());
+                }
+            }
+        }
+    }
+
+    /// Enrols the pod of this cgroup, if there is both and nobody else does.
+    fn enrol_pod(&mut self, uid: PodUid) {
+        let Some(pods) = &self.pods else { return };
+        let (Some(pod), Some(path)) = (pods.wanted.get(&uid), pods.cgroups.get(uid)) else { return };
+        if pods.has_stood_down || pods.enrolled.contains_key(&uid) {
+            return;
+        }
+        let (pod, appeared) = (pod.clone(), pods.appeared.get(&uid).copied());
+        let Ok(cgroup) = self.root.open(path) else { return };
+        let id = cgroup.id();
+        let had_processes = !cgroup.processes().is_empty();
+        let workload = Workload {
+            name: Arc::from(pod.to_string()),
+            cgroup: Arc::from(cgroup.name()),
+            identity: Some(Arc::new(pod.identity())),
+        };
+        let enrolled = NetworkNamespace::own()
+            .map_err(AgentError::from)
+            .and_then(|namespace| self.enrol_as(cgroup, workload, namespace));
+        match enrolled {
+            Ok(enrolment) => {
+                self.node.metrics().pod_enrolled(appeared.map(|at| at.elapsed()), had_processes);
+                tracing::info!(%pod, had_processes, "enrolled");
+                if let Some(pods) = &mut self.pods {
+                    pods.enrolled.insert(uid, id);
+                }
+                if !pod.host_network {
+                    tokio::task::spawn_local(find_network(
+                        Rc::downgrade(&self.node),
+                        Rc::downgrade(&enrolment),
+                    ));
+                }
+            }
+            // Its connections go direct. The next change of the pod, or of its cgroup, tries again.
+            Err(error) => tracing::error!(%pod, %error, "cannot enrol"),
+        }
+    }
+
+    /// Another agent of this node enrols from now on. What this one has it serves until each is taken over.
+    pub(super) fn stand_down(&mut self) -> bool {
+        match &mut self.pods {
+            Some(pods) => {
+                pods.has_stood_down = true;
+                tracing::info!("another agent of this node enrols its pods from now on");
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The other agent is not there any more.
+    pub(super) fn stand_up(&mut self) {
+        let Some(pods) = &mut self.pods else { return };
+        pods.has_stood_down = false;
+        let ids = self.node.enrolled_cgroups();
+        pods.enrolled.retain(|_, id| ids.contains(id));
+        tracing::warn!("the agent that took over is gone; enrolling again");
+        for uid in pods.wanted.keys().copied().collect::<Vec<_>>() {
+            self.enrol_pod(uid);
+        }
+    }
+}
+
+/// Opens the engine in a pod's network namespace as soon as its sandbox is in it: before a container starts.
+async fn find_network(node: Weak<Node>, enrolment: Weak<Enrolment>) {
+    let begun = Instant::now();
+    let mut populated: Option<Instant> = None;
+    loop {
+        {
+            let (Some(node), Some(enrolment)) = (node.upgrade(), enrolment.upgrade()) else { return };
+            if enrolment.cgroup().is_populated() {
+                enrolment.find_engines(&node);
+                if enrolment.has_network_of_its_own() {
+                    return;
+                }
+                populated.get_or_insert_with(Instant::now);
+            }
+        }
+        let patience = populated.map_or(begun + PROCESS_PATIENCE, |at| at + NAMESPACE_PATIENCE);
+        if Instant::now() >= patience {
+            return;
+        }
+        sleep(if populated.is_some() { WAIT_FOR_NAMESPACE } else { WAIT_FOR_PROCESS }).await;
+    }
+}

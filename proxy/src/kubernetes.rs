@@ -1,0 +1,46 @@
+//! The node's part of a cluster: which of its pods are enrolled, and where their cgroups are.
+//!
+//! The API is watched by a thread of its own, so that no connection waits for what it sends. That thread keeps of each
+//! object what is needed and tells the intake thread what changes.
+
+pub mod cgroups;
+pub mod roster;
+mod uid;
+mod watch;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use roster::{Change, Pod, Selector};
+pub use uid::PodUid;
+pub use watch::{Event, Health, start};
+
+/// What the command line says of the cluster.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node's name in the API.
+    pub node: String,
+    /// What tells this agent from another one of the node, before and after an update.
+    pub agent: String,
+    /// None: the service account of the pod, or what `KUBECONFIG` names.
+    pub kubeconfig: Option<PathBuf>,
+    /// Pods that are enrolled where neither they nor their namespaces say anything.
+    pub selector: Option<Selector>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    #[error("cannot read the kubeconfig {path}: {source}")]
+    Kubeconfig { path: PathBuf, source: kube::config::KubeconfigError },
+    #[error("there is neither a service account nor a kubeconfig to reach the API server with: {0}")]
+    Config(#[from] kube::config::InferConfigError),
+    #[error("cannot make a client for the API server: {0}")]
+    Client(kube::Error),
+    #[error("cannot start the thread that watches the API server: {0}")]
+    Thread(std::io::Error),
+    #[error("cannot watch the cgroups of pods: {0}")]
+    Cgroups(std::io::Error),
+}
+
+/// How long one request to the API server, other than a watch, may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
