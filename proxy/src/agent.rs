@@ -13,7 +13,8 @@ mod serve;
 
 pub use limits::AtLimit;
 
-use crate::kubernetes::{self, KubernetesError};
+use crate::dialect::{Loaded, Together};
+use crate::kubernetes::{self, KubernetesError, Object};
 use crate::policy::Identity;
 use crate::retry::BudgetPolicy;
 use crate::{
@@ -47,6 +48,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
@@ -119,10 +121,33 @@ pub struct Agent {
     ask: mpsc::Sender<Request>,
     /// This node's pods, where it is a cluster's.
     pods: Option<Pods>,
+    /// Policies that are being read, and whether they have changed since.
+    loading: Option<Loading>,
+    has_changed: bool,
     /// Workloads whose cgroups are gone: a service that is restarted gets a new one of the same name.
     missing: Vec<Cgroup>,
     serving_metrics: watch::Sender<()>,
     serving_requests: watch::Sender<()>,
+}
+
+/// Policies that are being read.
+struct Loading {
+    read: JoinHandle<Result<Together, dialect::LoadError>>,
+    /// The objects among them.
+    objects: Arc<[Object]>,
+}
+
+impl Loading {
+    /// What was read, as soon as it is, if anything is being read. Cancel safe.
+    async fn next(loading: &mut Option<Self>) -> Result<Together, String> {
+        match loading {
+            Some(loading) => match (&mut loading.read).await {
+                Ok(read) => read.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            },
+            None => pending().await,
+        }
+    }
 }
 
 /// What came in by an admin socket, and where the answer goes.
@@ -148,7 +173,7 @@ impl Agent {
         workloads: &[Cgroup],
     ) -> Result<Self, AgentError> {
         let policy_files = Fingerprint::of(&settings.config);
-        let dialect::Loaded { table, notes } = dialect::load_with(&settings.config, settings.dialect)?;
+        let Loaded { table, notes } = dialect::load_with(&settings.config, settings.dialect)?;
         tell(&notes);
         let resolver = endpoint::resolver(&settings.resolv_conf)?;
         let metrics = match settings.metrics {
@@ -179,6 +204,8 @@ impl Agent {
             requests,
             ask,
             pods,
+            loading: None,
+            has_changed: false,
             missing: Vec::new(),
             serving_metrics: watch::channel(()).0,
             serving_requests: watch::channel(()).0,
@@ -285,6 +312,7 @@ impl Agent {
                     }
                 }
                 event = pods::next(&mut self.pods) => self.pods_changed(event),
+                read = Loading::next(&mut self.loading) => self.loaded(read),
                 _ = tick.tick() => {
                     self.node.beat();
                     if let Some(pods) = &self.pods {
@@ -333,18 +361,38 @@ impl Agent {
         }
     }
 
-    /// Reads the policies again. With anything wrong, those in force stay in force.
+    /// Reads the policies again, on a thread of its own. With anything wrong, those in force stay in force.
     pub fn reload(&mut self) {
+        if self.loading.is_some() {
+            self.has_changed = true;
+            return;
+        }
         self.policy_files = Fingerprint::of(&self.settings.config);
-        match dialect::load_with(&self.settings.config, self.settings.dialect) {
-            Ok(dialect::Loaded { table, notes }) => {
+        let (config, options) = (self.settings.config.clone(), self.settings.dialect);
+        let documents = self.pods.as_ref().map(Pods::documents).unwrap_or_default();
+        let read = move || dialect::load_together(&config, options, &documents);
+        let objects = self.pods.as_ref().map(|pods| Arc::clone(pods.objects())).unwrap_or_default();
+        self.loading = Some(Loading { read: tokio::task::spawn_blocking(read), objects });
+    }
+
+    fn loaded(&mut self, read: Result<Together, String>) {
+        let objects = self.loading.take().map(|loading| loading.objects);
+        match read {
+            Ok(Together { loaded: Loaded { table, notes }, refused }) => {
                 self.node.set_table(table);
                 tell(&notes);
+                if let (Some(pods), Some(objects)) = (&mut self.pods, objects) {
+                    pods.report(objects, refused);
+                }
             }
-            Err(error) => self.node.refuse_table(&error.to_string()),
+            Err(error) => self.node.refuse_table(&error),
         }
         // Not awaited: connections do not wait for DNS.
         drop(self.node.watch_names());
+        if std::mem::take(&mut self.has_changed) {
+            self.reload();
+        }
+        self.announce_node();
     }
 
     /// Opens the access log again, after its file was moved away.

@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use fields::Problem;
-pub use files::{LoadError, Loaded, load, load_with, read_with};
+pub use files::{LoadError, Loaded, Together, load, load_together, load_with, read_with};
 pub use note::{Code, Note};
 
 use crate::policy::Policy;

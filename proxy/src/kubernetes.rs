@@ -1,19 +1,23 @@
-//! The node's part of a cluster: which of its pods are enrolled, and where their cgroups are.
+//! The node's part of a cluster: which of its pods are enrolled, where their cgroups are, and what the API says of policies.
 //!
 //! The API is watched by a thread of its own, so that no connection waits for what it sends. That thread keeps of each
 //! object what is needed and tells the intake thread what changes.
 
 pub mod cgroups;
+mod objects;
 pub mod roster;
+mod status;
 mod uid;
 mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use objects::{KINDS, Kind, Object};
 pub use roster::{Change, Pod, Selector};
+pub use status::Report;
 pub use uid::PodUid;
-pub use watch::{Event, Health, start};
+pub use watch::{Cluster, Event, Health, start};
 
 /// What the command line says of the cluster.
 #[derive(Clone, Debug)]
@@ -26,6 +30,16 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// Pods that are enrolled where neither they nor their namespaces say anything.
     pub selector: Option<Selector>,
+    /// The kinds of policy objects that are read: `HTTPRoute`, or `HTTPRoute.gateway.networking.k8s.io`. Empty: all.
+    pub policy_kinds: Vec<String>,
+    /// The agent's own namespace, where the agents of all nodes keep what they know of each other.
+    pub namespace: String,
+}
+
+impl Settings {
+    fn wants(&self, kind: &Kind) -> bool {
+        self.policy_kinds.is_empty() || self.policy_kinds.iter().any(|name| kind.is_named(name))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -6,25 +6,23 @@ use super::{
     node::Node,
 };
 use crate::{
+    dialect::Problem,
     intercept::NetworkNamespace,
     kubernetes::{
-        self, Change, Health, KubernetesError, Pod, PodUid,
+        self, Change, Cluster, KubernetesError, Object, Pod, PodUid, Report,
         cgroups::{PodCgroups, Seen},
     },
     observe::{Metrics, status::KubernetesStatus},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     future::pending,
     path::Path,
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 /// How often a pod that has no process yet, and one that is about to enter its network namespace, is looked at.
 const WAIT_FOR_PROCESS: Duration = Duration::from_millis(20);
@@ -36,9 +34,12 @@ const PROCESS_PATIENCE: Duration = Duration::from_mins(10);
 
 /// What the API and the cgroups have told of this node's pods.
 pub(super) struct Pods {
-    events: mpsc::Receiver<kubernetes::Event>,
-    health: Health,
+    cluster: Cluster,
     cgroups: PodCgroups,
+    /// The policy objects that the API has.
+    objects: Arc<[Object]>,
+    /// Why, of each of them that is not in force.
+    refused: BTreeMap<Arc<Path>, String>,
     /// By the name of their cgroups.
     wanted: HashMap<PodUid, Pod>,
     enrolled: HashMap<PodUid, u64>,
@@ -58,11 +59,11 @@ pub(super) enum Event {
 impl Pods {
     pub(super) fn start(settings: &kubernetes::Settings, mount: &Path) -> Result<Self, KubernetesError> {
         let cgroups = PodCgroups::watch(mount).map_err(KubernetesError::Cgroups)?;
-        let (events, health) = kubernetes::start(settings)?;
         Ok(Self {
-            events,
-            health,
+            cluster: kubernetes::start(settings)?,
             cgroups,
+            objects: Arc::default(),
+            refused: BTreeMap::new(),
             wanted: HashMap::new(),
             enrolled: HashMap::new(),
             appeared: HashMap::new(),
@@ -72,18 +73,51 @@ impl Pods {
     }
 
     pub(super) fn status(&self, node: &str) -> KubernetesStatus {
-        let failing = self.health.failing().into_iter();
+        let failing = self.cluster.health.failing().into_iter();
         KubernetesStatus {
             node: node.to_owned(),
             synced: self.is_synced,
             stood_down: self.has_stood_down,
-            failing: failing.map(|(kind, why)| (kind.to_owned(), why)).collect(),
+            failing: failing.collect(),
+            refused: self
+                .refused
+                .iter()
+                .map(|(place, why)| (place.display().to_string(), why.clone()))
+                .collect(),
         }
+    }
+
+    /// The policy objects as documents.
+    pub(super) fn documents(&self) -> Vec<(Arc<Path>, Arc<str>)> {
+        self.objects.iter().map(|object| (Arc::clone(&object.place), Arc::clone(&object.text))).collect()
+    }
+
+    pub(super) fn objects(&self) -> &Arc<[Object]> {
+        &self.objects
+    }
+
+    /// These objects were looked at, and this is what is wrong with some of them.
+    pub(super) fn report(&mut self, objects: Arc<[Object]>, problems: Vec<Problem>) {
+        let mut refused = BTreeMap::<_, String>::new();
+        for Problem { file, line: _, field, message } in problems {
+            let why = field.map_or_else(|| message.clone(), |field| format!("{field}: {message}"));
+            let all = refused.entry(file).or_default();
+            if !all.is_empty() {
+                all.push_str("; ");
+            }
+            all.push_str(&why);
+        }
+        for (place, why) in refused.iter().filter(|(place, why)| self.refused.get(*place) != Some(*why)) {
+            tracing::warn!(object = %place.display(), error = why, "this object is not in force");
+        }
+        self.refused.clone_from(&refused);
+        self.cluster.reports.send_replace(Report { objects, refused });
     }
 
     /// Tells the metrics how the watches do.
     pub(super) fn count(&self, metrics: &Metrics) {
-        metrics.watches_failing(self.health.failing().len(), self.health.failures());
+        metrics.objects_refused(self.refused.len());
+        metrics.watches_failing(self.cluster.health.failing().len(), self.cluster.health.failures());
     }
 
     pub(super) fn has_stood_down(&self) -> bool {
@@ -102,7 +136,7 @@ impl Pods {
                     Event::Cgroups(self.cgroups.look())
                 }
             },
-            Some(event) = self.events.recv() => Event::Api(event),
+            Some(event) = self.cluster.events.recv() => Event::Api(event),
         }
     }
 }
@@ -122,7 +156,11 @@ impl Agent {
             Event::Api(kubernetes::Event::Synced) => {
                 pods.is_synced = true;
                 tracing::info!(enrolled = pods.enrolled.len(), "this node's pods are known");
-                self.announce();
+                self.announce_node();
+            }
+            Event::Api(kubernetes::Event::Objects(objects)) => {
+                pods.objects = objects;
+                self.reload();
             }
             Event::Api(kubernetes::Event::Pods(Change::Enrol(pod))) => {
                 let identity = Arc::new(pod.identity());
@@ -164,6 +202,14 @@ impl Agent {
                     drop(self.node.look());
                 }
             }
+        }
+    }
+
+    /// Says that a node's agent is ready: when it knows the pods, and the policies that there were by then.
+    pub(super) fn announce_node(&mut self) {
+        let is_synced = self.pods.as_ref().is_some_and(|pods| pods.is_synced);
+        if is_synced && self.loading.is_none() && !self.readiness.is_ready() {
+            self.announce();
         }
     }
 

@@ -4,7 +4,7 @@ use super::options::{self, AgentName, Options};
 use crate::{
     agent::{Agent, Ended},
     intercept::{CgroupRoot, NetworkNamespace},
-    kubernetes::{self, Selector},
+    kubernetes::{self, KINDS, Kind, Selector},
     observe::{access_log::Target, logging},
 };
 use clap::Args;
@@ -68,15 +68,39 @@ struct NodeOptions {
     #[arg(long, value_name = "LABELS", value_parser = Selector::parse, requires = "kubernetes")]
     enroll_selector: Option<Selector>,
 
+    /// A kind of policy objects that is read, such as HTTPRoute or HTTPRoute.gateway.networking.k8s.io; may be repeated
+    /// [default: every kind that redial knows and the cluster has]
+    #[arg(long, value_name = "KIND", value_parser = policy_kind, requires = "kubernetes")]
+    policy_kind: Vec<String>,
+
+    /// The agent's own namespace
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "redial")]
+    namespace: String,
+
     #[command(flatten)]
     agent: AgentName,
 }
 
+fn policy_kind(name: &str) -> Result<String, String> {
+    if KINDS.iter().any(|kind| kind.is_named(name)) {
+        return Ok(name.to_owned());
+    }
+    let known: Vec<_> = KINDS.iter().map(Kind::full_name).collect();
+    Err(format!("there are {}", known.join(", ")))
+}
+
 impl NodeOptions {
     fn settings(self) -> Option<kubernetes::Settings> {
-        let Self { kubernetes, node, kubeconfig, enroll_selector, agent } = self;
+        let Self { kubernetes, node, kubeconfig, enroll_selector, policy_kind, namespace, agent } = self;
         let node = node.filter(|_| kubernetes)?;
-        Some(kubernetes::Settings { node, agent: agent.get(), kubeconfig, selector: enroll_selector })
+        Some(kubernetes::Settings {
+            node,
+            agent: agent.get(),
+            kubeconfig,
+            selector: enroll_selector,
+            policy_kinds: policy_kind,
+            namespace,
+        })
     }
 }
 

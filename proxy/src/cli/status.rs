@@ -96,7 +96,7 @@ fn text(status: &Status) -> String {
             (false, false) => "starting",
         }
     )];
-    if let Some(KubernetesStatus { node, synced, stood_down, failing }) = &status.kubernetes {
+    if let Some(KubernetesStatus { node, synced, stood_down, failing, refused }) = &status.kubernetes {
         let state = match (stood_down, synced) {
             (true, _) => "another agent enrols its pods",
             (false, true) => "its pods are known",
@@ -105,6 +105,11 @@ fn text(status: &Status) -> String {
         lines.push(format!("  node {node}: {state}"));
         lines.extend(
             failing.iter().map(|(kind, why)| format!("  cannot watch {kind}: {}", why.escape_debug())),
+        );
+        lines.extend(
+            refused.iter().map(|(place, why)| {
+                format!("  not in force: {}: {}", place.escape_debug(), why.escape_debug())
+            }),
         );
     }
     let totals = &status.totals;

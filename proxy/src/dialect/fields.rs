@@ -28,7 +28,7 @@ pub struct Problem {
 }
 
 /// The problems so far, and the notes, which do no harm.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Problems {
     list: Vec<Problem>,
     notes: Vec<Note>,
@@ -66,6 +66,11 @@ impl Problems {
     /// Whether anything is wrong with this file so far.
     pub(super) fn are_in(&self, file: &Path) -> bool {
         self.list.iter().any(|problem| &*problem.file == file)
+    }
+
+    /// Leaves out these problems.
+    pub(super) fn forget(&mut self, others: &[Problem]) {
+        self.list.retain(|problem| !others.contains(problem));
     }
 
     /// Tells a problem of a file as a whole.

@@ -24,6 +24,14 @@ pub struct Loaded {
     pub notes: Vec<Note>,
 }
 
+/// What files and objects come to together.
+#[derive(Clone, Debug)]
+pub struct Together {
+    pub loaded: Loaded,
+    /// What is wrong with the objects that are left out.
+    pub refused: Vec<Problem>,
+}
+
 /// Everything that is wrong with a configuration, a line each.
 #[derive(Debug, Error)]
 pub struct LoadError {
@@ -50,15 +58,32 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
 
 /// As [`load`], with the documents read so.
 pub fn load_with(paths: &[PathBuf], options: Options) -> Result<Loaded, LoadError> {
-    read_documents(paths, options).map(|(table, Parsed { policies: _, notes })| Loaded { table, notes })
+    load_together(paths, options, &[]).map(|together| together.loaded)
 }
 
 /// What can be [loaded](load_with), document by document.
 pub fn read_with(paths: &[PathBuf], options: Options) -> Result<Parsed, LoadError> {
-    read_documents(paths, options).map(|(_, parsed)| parsed)
+    read_documents(paths, options, &[]).map(|(_, parsed, _)| parsed)
 }
 
-fn read_documents(paths: &[PathBuf], options: Options) -> Result<(Table, Parsed), LoadError> {
+/// The policies of files, and of the objects of an API, whose names stand for files.
+///
+/// What is wrong with an object leaves out that object alone, since whoever wrote the others can't mend it; with files it is
+/// all of them or nothing.
+pub fn load_together(
+    paths: &[PathBuf],
+    options: Options,
+    objects: &[(Arc<Path>, Arc<str>)],
+) -> Result<Together, LoadError> {
+    let (table, Parsed { policies: _, notes }, refused) = read_documents(paths, options, objects)?;
+    Ok(Together { loaded: Loaded { table, notes }, refused })
+}
+
+fn read_documents(
+    paths: &[PathBuf],
+    options: Options,
+    objects: &[(Arc<Path>, Arc<str>)],
+) -> Result<(Table, Parsed, Vec<Problem>), LoadError> {
     let (mut trees, mut failed, mut found) = (Vec::new(), Vec::new(), Problems::default());
     for path in paths {
         match documents(path) {
@@ -78,26 +103,47 @@ fn read_documents(paths: &[PathBuf], options: Options) -> Result<(Table, Parsed)
         }
     }
     let is_unreadable = failed.iter().any(|failed| failed.is_unreadable);
-    let mut problems: Vec<_> = failed.into_iter().map(|failed| failed.problem).collect();
+    let mut unusable: Vec<_> = failed.into_iter().map(|failed| failed.problem).collect();
     // Nobody names a file that is to say nothing: it was cut off, or is the wrong one.
     let is_broken = |file: &Arc<Path>| found.are_in(file);
     let empty = trees.iter().filter(|(file, nodes)| nodes.is_empty() && !is_broken(file));
-    problems.extend(empty.map(|(file, _)| problem(file, "there is no document in it".to_owned())));
-    let (Parsed { policies, mut notes }, found) = read_all(options, &trees, found);
-    problems.extend(found);
-    // The duplicates are told beside whatever else is wrong.
-    match Table::try_new(policies.clone()) {
-        Ok(table) => {
-            notes.extend(lint::between(&table));
-            let order = |file: &Path| trees.iter().position(|(known, _)| &**known == file);
-            notes.sort_by_key(|note| (order(&note.file), note.line));
-            if problems.is_empty() {
-                return Ok((table, Parsed { policies, notes }));
-            }
-        }
-        Err(duplicates) => problems.extend(duplicates.into_iter().map(duplicate)),
+    unusable.extend(empty.map(|(file, _)| problem(file, "there is no document in it".to_owned())));
+
+    let files = trees.len();
+    for (name, text) in objects {
+        let nodes = nodes(name, text, &mut found);
+        trees.push((Arc::clone(name), nodes));
     }
-    Err(LoadError { problems, notes, is_unreadable })
+    let mut refused = Vec::new();
+    loop {
+        let (Parsed { policies, mut notes }, problems) = read_all(options, &trees, found.clone());
+        let order = |file: &Path| trees.iter().position(|(known, _)| &**known == file);
+        let table = Table::try_new(policies.clone());
+        // The duplicates are told beside whatever else is wrong.
+        let duplicates = table.as_ref().err().into_iter().flatten().cloned().map(duplicate);
+        let (of_objects, mut problems): (Vec<_>, Vec<_>) = problems
+            .into_iter()
+            .chain(duplicates)
+            .partition(|problem| order(&problem.file).is_some_and(|at| at >= files));
+        if let Ok(table) = &table {
+            notes.extend(lint::between(table));
+            notes.sort_by_key(|note| (order(&note.file), note.line));
+        }
+        if !of_objects.is_empty() {
+            // They may be what is wrong with a file: files are blamed without them.
+            let is_wrong = |file: &Arc<Path>| of_objects.iter().any(|problem| problem.file == *file);
+            let mut at = 0..;
+            trees.retain(|(file, _)| at.next().is_some_and(|at| at < files) || !is_wrong(file));
+            found.forget(&of_objects);
+            refused.extend(of_objects);
+            continue;
+        }
+        problems.splice(0..0, unusable.iter().cloned());
+        return match table {
+            Ok(table) if problems.is_empty() => Ok((table, Parsed { policies, notes }, refused)),
+            Ok(_) | Err(_) => Err(LoadError { problems, notes, is_unreadable }),
+        };
+    }
 }
 
 impl LoadError {

@@ -1,28 +1,40 @@
-//! The thread that watches the API server.
+//! The thread that watches the API server: pods, namespaces, and policy objects of the kinds that the cluster has.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::future::ready;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Pod as Pods};
-use kube::api::{ApiResource, ObjectMeta, PartialObjectMeta};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::Object;
+use kube::core::Object as Typed;
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, Config};
+use kube::{Api, Client, Config, discovery};
 use serde::{Deserialize, Serialize};
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until};
 
+use super::objects::{Kind, Object, Objects};
 use super::roster::{Change, Pod, Roster, Word};
+use super::status::{self, Report};
 use super::{KubernetesError, PodUid, REQUEST_TIMEOUT, Settings};
 
 /// How many changes may wait for the intake thread. The watches wait then, and the API server with them.
 const MAX_CHANGES: usize = 1024;
+/// Objects that change together, as when they are applied together, are told together.
+const SETTLE: Duration = Duration::from_millis(100);
+/// How long to wait for a kind that has a CRD already and is not served yet.
+const DISCOVERY_PAUSE: Duration = Duration::from_secs(2);
 /// The annotation of a static pod with the hash of its manifest.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
@@ -30,8 +42,18 @@ const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Pods(Change),
+    /// All policy objects that there are.
+    Objects(Arc<[Object]>),
     /// Everything that there was at the beginning has been told.
     Synced,
+}
+
+/// The cluster, as the intake thread has it.
+pub struct Cluster {
+    pub events: mpsc::Receiver<Event>,
+    pub health: Health,
+    /// What has become of the objects, for their status.
+    pub reports: watch::Sender<Report>,
 }
 
 /// How the watches do. A clone is the same.
@@ -42,7 +64,7 @@ pub struct Health(watch::Receiver<State>);
 struct State {
     failures: u64,
     /// What the latest failure was, of each kind of object whose watch is failing now.
-    failing: BTreeMap<&'static str, String>,
+    failing: BTreeMap<String, String>,
 }
 
 impl Health {
@@ -54,13 +76,13 @@ impl Health {
 
     /// The kinds whose watch is failing, and why.
     #[must_use]
-    pub fn failing(&self) -> BTreeMap<&'static str, String> {
+    pub fn failing(&self) -> BTreeMap<String, String> {
         self.0.borrow().failing.clone()
     }
 }
 
 /// The parts of a pod that are needed. Whatever else it has is not kept.
-type PodObject = Object<PodSpec, PodStatus>;
+type PodObject = Typed<PodSpec, PodStatus>;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -74,25 +96,31 @@ struct PodStatus {
     phase: String,
 }
 
-/// Starts watching. The thread ends when the receiver is dropped.
-pub fn start(settings: &Settings) -> Result<(mpsc::Receiver<Event>, Health), KubernetesError> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(KubernetesError::Thread)?;
-    let client = runtime.block_on(client(settings))?;
+/// Starts watching. The thread ends when the receiver of events is dropped.
+pub fn start(settings: &Settings) -> Result<Cluster, KubernetesError> {
     let (events, receiver) = mpsc::channel(MAX_CHANGES);
     let (state, health) = watch::channel(State::default());
-    let watches = Watches {
-        client,
-        node: settings.node.clone(),
-        roster: Roster::new(settings.selector.clone()),
-        events,
-        state,
+    let (reports, report) = watch::channel(Report::default());
+    let (started, has_started) = sync_channel(1);
+    let settings = settings.clone();
+    let run = move |runtime: runtime::Runtime| {
+        runtime.block_on(async {
+            // Nothing is sent yet: what fails here is what the configuration says.
+            let client = match client(&settings).await {
+                Ok(client) => client,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            drop(started.send(Ok(())));
+            tokio::spawn(status::write(client.clone(), settings.clone(), report));
+            Watches::new(client, settings, events, state).run().await;
+        });
     };
-    thread::Builder::new()
-        .name("kubernetes".to_owned())
-        .spawn(move || runtime.block_on(watches.run()))
-        .map_err(KubernetesError::Thread)?;
-    Ok((receiver, Health(health)))
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(KubernetesError::Thread)?;
+    let thread = thread::Builder::new().name("kubernetes".to_owned());
+    thread.spawn(move || run(runtime)).map_err(KubernetesError::Thread)?;
+    has_started.recv().map_err(|error| KubernetesError::Thread(io::Error::other(error)))??;
+    Ok(Cluster { events: receiver, health: Health(health), reports })
 }
 
 async fn client(settings: &Settings) -> Result<Client, KubernetesError> {
@@ -109,69 +137,268 @@ async fn client(settings: &Settings) -> Result<Client, KubernetesError> {
     Client::try_from(config).map_err(KubernetesError::Client)
 }
 
-struct Watches {
-    client: Client,
-    node: String,
-    roster: Roster,
-    events: mpsc::Sender<Event>,
-    state: watch::Sender<State>,
-}
-
 /// What a watch of one kind tells.
 enum Told<K> {
     Is(K),
     Gone(K),
     /// The objects of these keys are all that there are.
     All(HashSet<String>),
+    /// It cannot be watched now.
+    Failed,
 }
 
+/// What the watches tell.
+enum Input {
+    Pods(Told<PodObject>),
+    Namespaces(Told<PartialObjectMeta<Namespace>>),
+    Crds(Told<PartialObjectMeta<CustomResourceDefinition>>),
+    Objects(&'static Kind, Told<DynamicObject>),
+}
+
+struct Watches {
+    client: Client,
+    settings: Settings,
+    events: mpsc::Sender<Event>,
+    state: watch::Sender<State>,
+    input: mpsc::Sender<Input>,
+    inputs: mpsc::Receiver<Input>,
+    roster: Roster,
+    objects: Objects,
+    /// When the objects are told, where they have changed.
+    tell_objects: Option<Instant>,
+    /// The kinds that are watched.
+    kinds: HashMap<String, AbortHandle>,
+    /// What has not been told for the first time yet.
+    pending: HashSet<String>,
+    is_synced: bool,
+}
+
+const PODS: &str = "pods";
+const NAMESPACES: &str = "namespaces";
+const CRDS: &str = "customresourcedefinitions";
+
 impl Watches {
+    fn new(
+        client: Client,
+        settings: Settings,
+        events: mpsc::Sender<Event>,
+        state: watch::Sender<State>,
+    ) -> Self {
+        let (input, inputs) = mpsc::channel(MAX_CHANGES);
+        Self {
+            client,
+            roster: Roster::new(settings.selector.clone()),
+            settings,
+            events,
+            state,
+            input,
+            inputs,
+            objects: Objects::default(),
+            tell_objects: None,
+            kinds: HashMap::new(),
+            pending: [PODS, NAMESPACES, CRDS].map(str::to_owned).into(),
+            is_synced: false,
+        }
+    }
+
     async fn run(mut self) {
-        let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
+        let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", self.settings.node));
         let pods: Api<PodObject> = Api::all_with(self.client.clone(), &ApiResource::erase::<Pods>(&()));
-        let pods = follow("pods", watcher(pods, of_node), uid, self.state.clone());
+        let pods = follow(PODS, watcher(pods, of_node), uid, self.state.clone());
+        tokio::spawn(forward(pods, Input::Pods, self.input.clone()));
         let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
         let namespaces = watcher(namespaces, watcher::Config::default());
-        let namespaces = follow("namespaces", namespaces, name, self.state.clone());
-        let (mut pods, mut namespaces) = (pin!(pods), pin!(namespaces));
-        let (mut has_pods, mut has_namespaces, mut is_synced) = (false, false, false);
+        let namespaces = follow(NAMESPACES, namespaces, |one| one.metadata.name.clone(), self.state.clone());
+        tokio::spawn(forward(namespaces, Input::Namespaces, self.input.clone()));
+        let crds: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(self.client.clone());
+        let crds = watcher(crds, watcher::Config::default());
+        let crds = follow(CRDS, crds, |one| one.metadata.name.clone(), self.state.clone());
+        tokio::spawn(forward(crds, Input::Crds, self.input.clone()));
         loop {
-            let changes = tokio::select! {
-                Some(told) = pods.next() => {
-                    has_pods |= matches!(told, Told::All(_));
-                    of_pods(&mut self.roster, told)
-                }
-                Some(told) = namespaces.next() => {
-                    has_namespaces |= matches!(told, Told::All(_));
-                    of_namespaces(&mut self.roster, told)
+            let settled = self.tell_objects.unwrap_or_else(Instant::now);
+            let events = tokio::select! {
+                Some(input) = self.inputs.recv() => self.take(input),
+                () = sleep_until(settled), if self.tell_objects.is_some() => {
+                    self.tell_objects = None;
+                    vec![Event::Objects(self.objects.all())]
                 }
                 () = self.events.closed() => return,
             };
-            let just_synced = has_pods && has_namespaces && !is_synced;
-            is_synced |= just_synced;
-            for event in changes.into_iter().map(Event::Pods).chain(just_synced.then_some(Event::Synced)) {
+            for event in events {
                 if self.events.send(event).await.is_err() {
                     return;
                 }
             }
         }
     }
+
+    /// What the intake thread is told of this.
+    fn take(&mut self, input: Input) -> Vec<Event> {
+        let mut events = match input {
+            Input::Pods(told) => {
+                // Without its pods a node has nothing to do, so this is waited for.
+                self.told_first(PODS, matches!(told, Told::All(_)));
+                of_pods(&mut self.roster, told).into_iter().map(Event::Pods).collect()
+            }
+            Input::Namespaces(told) => {
+                self.told_first(NAMESPACES, matches!(told, Told::All(_) | Told::Failed));
+                of_namespaces(&mut self.roster, told).into_iter().map(Event::Pods).collect()
+            }
+            Input::Crds(told) => {
+                let is_first = matches!(told, Told::All(_) | Told::Failed);
+                self.of_crds(told);
+                self.told_first(CRDS, is_first);
+                Vec::new()
+            }
+            Input::Objects(kind, told) => {
+                self.told_first(&kind.full_name(), matches!(told, Told::All(_) | Told::Failed));
+                // What a watch had sent before its kind went does not count.
+                if self.kinds.contains_key(&kind.full_name()) && self.of_objects(kind, told) {
+                    self.tell_objects.get_or_insert_with(|| Instant::now() + SETTLE);
+                }
+                Vec::new()
+            }
+        };
+        if self.pending.is_empty() && !self.is_synced {
+            self.is_synced = true;
+            self.tell_objects = None;
+            events.extend([Event::Objects(self.objects.all()), Event::Synced]);
+        }
+        if !self.is_synced {
+            // All that there is at the beginning is told at once.
+            self.tell_objects = None;
+        }
+        events
+    }
+
+    fn told_first(&mut self, kind: &str, has_told: bool) {
+        if has_told {
+            self.pending.remove(kind);
+        }
+    }
+
+    fn of_crds(&mut self, told: Told<PartialObjectMeta<CustomResourceDefinition>>) {
+        let wanted = |name: &str| Kind::of_crd(name).filter(|kind| self.settings.wants(kind));
+        match told {
+            Told::Is(crd) => {
+                if let Some(kind) = crd.metadata.name.as_deref().and_then(wanted) {
+                    self.watch(kind);
+                }
+            }
+            Told::Gone(crd) => {
+                if let Some(kind) = crd.metadata.name.as_deref().and_then(wanted) {
+                    self.leave(kind);
+                }
+            }
+            Told::All(there) => {
+                let there: HashSet<_> =
+                    there.iter().filter_map(|name| wanted(name)).map(Kind::full_name).collect();
+                for kind in super::objects::KINDS.iter().filter(|kind| !there.contains(&kind.full_name())) {
+                    self.leave(kind);
+                }
+            }
+            Told::Failed => {}
+        }
+    }
+
+    fn watch(&mut self, kind: &'static Kind) {
+        let name = kind.full_name();
+        if self.kinds.contains_key(&name) {
+            return;
+        }
+        tracing::info!(kind = name, "policies of this kind are read");
+        if !self.is_synced {
+            self.pending.insert(name.clone());
+        }
+        let watch = watch_kind(self.client.clone(), kind, self.state.clone(), self.input.clone());
+        self.kinds.insert(name, tokio::spawn(watch).abort_handle());
+    }
+
+    fn leave(&mut self, kind: &'static Kind) {
+        let name = kind.full_name();
+        let Some(watch) = self.kinds.remove(&name) else { return };
+        tracing::info!(kind = name, "the cluster has no such kind any more");
+        watch.abort();
+        recovered(&self.state, &name);
+        self.pending.remove(&name);
+        if self.objects.only(kind, &HashSet::new()) {
+            self.tell_objects.get_or_insert_with(|| Instant::now() + SETTLE);
+        }
+    }
+
+    /// Says whether policies change by it.
+    fn of_objects(&mut self, kind: &'static Kind, told: Told<DynamicObject>) -> bool {
+        match told {
+            Told::Is(object) => Object::new(kind, object).is_some_and(|object| self.objects.is(object)),
+            Told::Gone(object) => {
+                Object::new(kind, object).is_some_and(|object| self.objects.gone(&object.place))
+            }
+            Told::All(there) => self.objects.only(kind, &there),
+            Told::Failed => false,
+        }
+    }
+}
+
+/// Watches the objects of a kind, as soon as it is served.
+async fn watch_kind(
+    client: Client,
+    kind: &'static Kind,
+    state: watch::Sender<State>,
+    input: mpsc::Sender<Input>,
+) {
+    let name = kind.full_name();
+    let resource = loop {
+        match discovery::group(&client, kind.group).await {
+            Ok(group) => {
+                if let Some((resource, _)) = group.recommended_kind(kind.kind) {
+                    recovered(&state, &name);
+                    break resource;
+                }
+            }
+            Err(error) => failed(&state, &name, &error),
+        }
+        if input.send(Input::Objects(kind, Told::Failed)).await.is_err() {
+            return;
+        }
+        sleep(DISCOVERY_PAUSE).await;
+    };
+    let objects: Api<DynamicObject> = Api::all_with(client, &resource);
+    let place = move |object: &DynamicObject| {
+        let ObjectMeta { name, namespace, .. } = &object.metadata;
+        let place = kind.place(namespace.as_deref().unwrap_or_default(), name.as_deref()?);
+        Some(place.to_string_lossy().into_owned())
+    };
+    let objects = follow(&name, watcher(objects, watcher::Config::default()), place, state);
+    forward(objects, move |told| Input::Objects(kind, told), input).await;
+}
+
+async fn forward<K>(
+    told: impl Stream<Item = Told<K>>,
+    wrap: impl Fn(Told<K>) -> Input,
+    input: mpsc::Sender<Input>,
+) {
+    let mut told = pin!(told);
+    while let Some(told) = told.next().await {
+        if input.send(wrap(told)).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// What a watch tells, for ever: after a failure it begins again, after a pause, and what was known stays known until it
 /// has all of it anew.
-fn follow<K: Debug>(
-    kind: &'static str,
-    events: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
-    key: fn(&K) -> Option<String>,
+fn follow<K: Debug, E: Stream<Item = Result<watcher::Event<K>, watcher::Error>>>(
+    kind: &str,
+    events: E,
+    key: impl Fn(&K) -> Option<String>,
     state: watch::Sender<State>,
 ) -> impl Stream<Item = Told<K>> {
-    let mut there = HashSet::new();
+    let (mut there, kind) = (HashSet::new(), kind.to_owned());
     let pauses = watcher::DefaultBackoff::default();
     events.backoff(pauses).filter_map(move |event| {
         let told = match event {
             Ok(event) => {
-                recovered(&state, kind);
+                recovered(&state, &kind);
                 match event {
                     watcher::Event::Init => {
                         there.clear();
@@ -187,15 +414,15 @@ fn follow<K: Debug>(
                 }
             }
             Err(error) => {
-                failed(&state, kind, &error);
-                None
+                failed(&state, &kind, &error);
+                Some(Told::Failed)
             }
         };
         ready(told)
     })
 }
 
-fn recovered(state: &watch::Sender<State>, kind: &'static str) {
+fn recovered(state: &watch::Sender<State>, kind: &str) {
     state.send_if_modified(|state| {
         let was_failing = state.failing.remove(kind).is_some();
         if was_failing {
@@ -205,21 +432,31 @@ fn recovered(state: &watch::Sender<State>, kind: &'static str) {
     });
 }
 
-fn failed(state: &watch::Sender<State>, kind: &'static str, error: &watcher::Error) {
+fn failed(state: &watch::Sender<State>, kind: &str, error: &impl std::error::Error) {
     state.send_modify(|state| {
         state.failures += 1;
-        if state.failing.insert(kind, error.to_string()).is_none() {
-            tracing::warn!(kind, %error, "cannot watch; what is known holds");
+        if state.failing.insert(kind.to_owned(), words(error)).is_none() {
+            tracing::warn!(kind, error = words(error), "cannot watch; what is known holds");
         }
     });
 }
 
-fn uid(pod: &PodObject) -> Option<String> {
-    pod.metadata.uid.clone()
+/// An error with its causes.
+fn words(error: &impl std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(one) = cause {
+        let more = one.to_string();
+        if !words.contains(&more) {
+            words = format!("{words}: {more}");
+        }
+        cause = one.source();
+    }
+    words
 }
 
-fn name(namespace: &PartialObjectMeta<Namespace>) -> Option<String> {
-    namespace.metadata.name.clone()
+fn uid(pod: &PodObject) -> Option<String> {
+    pod.metadata.uid.clone()
 }
 
 fn of_pods(roster: &mut Roster, told: Told<PodObject>) -> Vec<Change> {
@@ -232,6 +469,7 @@ fn of_pods(roster: &mut Roster, told: Told<PodObject>) -> Vec<Change> {
         },
         Told::Gone(object) => pod(object).and_then(|(pod, _)| roster.pod_gone(pod.uid)).into_iter().collect(),
         Told::All(there) => roster.only_pods(&there.iter().filter_map(|uid| PodUid::parse(uid)).collect()),
+        Told::Failed => Vec::new(),
     }
 }
 
@@ -245,6 +483,7 @@ fn of_namespaces(roster: &mut Roster, told: Told<PartialObjectMeta<Namespace>>) 
             metadata.name.map(|name| roster.namespace(&name, Word::Nothing)).unwrap_or_default()
         }
         Told::All(there) => roster.only_namespaces(&there),
+        Told::Failed => Vec::new(),
     }
 }
 

@@ -260,6 +260,10 @@ impl Metrics {
         self.0.pods.watches_failing(now, failures);
     }
 
+    pub fn objects_refused(&self, count: usize) {
+        self.0.pods.objects_refused(count);
+    }
+
     pub fn access_log_dropped(&self, lines: u64) {
         self.0.access_log_dropped.inc_by(lines);
     }

@@ -48,6 +48,8 @@ pub struct KubernetesStatus {
     pub stood_down: bool,
     /// Why, for each kind of object that cannot be watched now. What was known of it holds.
     pub failing: BTreeMap<String, String>,
+    /// Why, for each policy object that is not in force.
+    pub refused: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

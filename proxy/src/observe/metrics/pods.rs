@@ -15,6 +15,7 @@ pub(super) struct Pods {
     late: Counter,
     watches_failing: Gauge,
     watch_failures: Counter,
+    objects_refused: Gauge,
 }
 
 impl Pods {
@@ -45,7 +46,17 @@ impl Pods {
             "How often a watch of Kubernetes objects failed",
             Counter::default(),
         );
-        Self { enrolment, enrolled, late, watches_failing, watch_failures }
+        let objects_refused = add(
+            redial,
+            "kubernetes_objects_refused",
+            "Policy objects of the API that are not in force because something is wrong with them",
+            Gauge::default(),
+        );
+        Self { enrolment, enrolled, late, watches_failing, watch_failures, objects_refused }
+    }
+
+    pub(super) fn objects_refused(&self, count: usize) {
+        self.objects_refused.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(super) fn watches_failing(&self, now: usize, failures: u64) {

@@ -1,0 +1,285 @@
+//! The policy objects that the API has, as documents. Pure.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use kube::api::DynamicObject;
+use serde_json::{Map, Value, json};
+
+use crate::dialect::MAX_FILE_BYTES;
+
+/// The most objects, and the most bytes of them, that are kept. Those that come later are refused.
+const MAX_OBJECTS: usize = 20_000;
+const MAX_BYTES: usize = 128 << 20;
+
+/// A kind of object that says something of retries, or is referred to by one that does.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub group: &'static str,
+    pub kind: &'static str,
+    plural: &'static str,
+}
+
+const fn kind(group: &'static str, kind: &'static str, plural: &'static str) -> Kind {
+    Kind { group, kind, plural }
+}
+
+/// All kinds. Where a cluster has no such CRD there is nothing to watch.
+pub static KINDS: [Kind; 19] = [
+    kind("redial.dev", "RetryPolicy", "retrypolicies"),
+    kind("gateway.networking.k8s.io", "HTTPRoute", "httproutes"),
+    kind("gateway.networking.k8s.io", "GRPCRoute", "grpcroutes"),
+    kind("gateway.networking.k8s.io", "BackendTrafficPolicy", "backendtrafficpolicies"),
+    kind("gateway.networking.x-k8s.io", "XBackendTrafficPolicy", "xbackendtrafficpolicies"),
+    kind("gateway.kgateway.dev", "RouteOption", "routeoptions"),
+    kind("gateway.solo.io", "RouteOption", "routeoptions"),
+    kind("gateway.kgateway.dev", "TrafficPolicy", "trafficpolicies"),
+    kind("gateway.kgateway.dev", "Backend", "backends"),
+    kind("kuma.io", "Retry", "retries"),
+    kind("kuma.io", "MeshRetry", "meshretries"),
+    kind("kuma.io", "MeshHTTPRoute", "meshhttproutes"),
+    kind("appmesh.k8s.aws", "Mesh", "meshes"),
+    kind("appmesh.k8s.aws", "VirtualRouter", "virtualrouters"),
+    kind("appmesh.k8s.aws", "VirtualService", "virtualservices"),
+    kind("appmesh.k8s.aws", "VirtualNode", "virtualnodes"),
+    kind("networking.istio.io", "VirtualService", "virtualservices"),
+    kind("networking.istio.io", "DestinationRule", "destinationrules"),
+    kind("linkerd.io", "ServiceProfile", "serviceprofiles"),
+];
+
+/// An object, as a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub kind: &'static Kind,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub generation: i64,
+    pub resource_version: String,
+    /// What stands for a file's path: `HTTPRoute.gateway.networking.k8s.io/shop/cart`.
+    pub place: Arc<Path>,
+    pub text: Arc<str>,
+    /// Of its status, where it is redial's own.
+    pub conditions: Arc<Value>,
+}
+
+/// The objects that there are.
+#[derive(Debug, Default)]
+pub struct Objects {
+    kept: BTreeMap<Arc<Path>, Object>,
+    bytes: usize,
+}
+
+impl Kind {
+    /// The kind whose CRD has this name: `httproutes.gateway.networking.k8s.io`.
+    #[must_use]
+    pub fn of_crd(name: &str) -> Option<&'static Self> {
+        let (plural, group) = name.split_once('.')?;
+        KINDS.iter().find(|kind| kind.plural == plural && kind.group == group)
+    }
+
+    /// `HTTPRoute`, where a user means every group that has it, or `HTTPRoute.gateway.networking.k8s.io`.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        match name.split_once('.') {
+            Some((kind, group)) => self.kind == kind && self.group == group,
+            None => self.kind == name,
+        }
+    }
+
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.group == "redial.dev"
+    }
+
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.kind, self.group)
+    }
+
+    pub(super) fn place(&self, namespace: &str, name: &str) -> Arc<Path> {
+        let place = if namespace.is_empty() {
+            format!("{}/{name}", self.full_name())
+        } else {
+            format!("{}/{namespace}/{name}", self.full_name())
+        };
+        Arc::from(Path::new(&place))
+    }
+}
+
+impl Object {
+    /// None where it has no name: the API server sends no such objects.
+    #[must_use]
+    pub fn new(kind: &'static Kind, object: DynamicObject) -> Option<Self> {
+        let DynamicObject { types, metadata, data } = object;
+        let name = metadata.name?;
+        let namespace = metadata.namespace.unwrap_or_default();
+        let mut annotations = metadata.annotations.unwrap_or_default();
+        // The whole object once more.
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        let mut said = Map::new();
+        said.insert("name".to_owned(), json!(name));
+        if !namespace.is_empty() {
+            said.insert("namespace".to_owned(), json!(namespace));
+        }
+        if let Some(labels) = metadata.labels.filter(|labels| !labels.is_empty()) {
+            said.insert("labels".to_owned(), json!(labels));
+        }
+        if !annotations.is_empty() {
+            said.insert("annotations".to_owned(), json!(annotations));
+        }
+        if let Some(created) = metadata.creation_timestamp.filter(|_| !kind.is_own()) {
+            said.insert("creationTimestamp".to_owned(), json!(created));
+        }
+        let types = types.map(|types| (types.api_version, types.kind));
+        let (api_version, kind_name) =
+            types.unwrap_or_else(|| (format!("{}/v1", kind.group), kind.kind.to_owned()));
+        let mut document = Map::new();
+        document.insert("apiVersion".to_owned(), json!(api_version));
+        document.insert("kind".to_owned(), json!(kind_name));
+        document.insert("metadata".to_owned(), Value::Object(said));
+        let mut conditions = Value::Null;
+        if let Value::Object(fields) = data {
+            for (field, value) in fields {
+                if field != "status" {
+                    document.insert(field, value);
+                } else if kind.is_own() {
+                    conditions = value.get("conditions").cloned().unwrap_or_default();
+                }
+            }
+        }
+        Some(Self {
+            kind,
+            uid: metadata.uid.unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+            resource_version: metadata.resource_version.unwrap_or_default(),
+            place: kind.place(&namespace, &name),
+            namespace,
+            name,
+            text: Value::Object(document).to_string().into(),
+            conditions: Arc::new(conditions),
+        })
+    }
+}
+
+impl Objects {
+    /// Says whether policies change by it.
+    pub fn is(&mut self, object: Object) -> bool {
+        let before = self.kept.remove(&object.place);
+        self.bytes -= before.as_ref().map_or(0, |before| before.text.len());
+        let length = object.text.len();
+        if self.kept.len() >= MAX_OBJECTS || self.bytes + length > MAX_BYTES || length > MAX_FILE_BYTES {
+            tracing::error!(object = %object.place.display(), bytes = length, "too large, or one too many; it is passed over");
+            return before.is_some();
+        }
+        self.bytes += length;
+        let changed =
+            before.is_none_or(|before| before.text != object.text || before.conditions != object.conditions);
+        self.kept.insert(Arc::clone(&object.place), object);
+        changed
+    }
+
+    /// Says whether it was there.
+    pub fn gone(&mut self, place: &Path) -> bool {
+        let gone = self.kept.remove(place);
+        self.bytes -= gone.as_ref().map_or(0, |gone| gone.text.len());
+        gone.is_some()
+    }
+
+    /// These are all objects of a kind. Says whether others were there.
+    pub fn only(&mut self, kind: &Kind, there: &HashSet<String>) -> bool {
+        let gone: Vec<_> = self
+            .kept
+            .values()
+            .filter(|object| object.kind == kind && !there.contains(&*object.place.to_string_lossy()))
+            .map(|object| Arc::clone(&object.place))
+            .collect();
+        gone.iter().filter(|place| self.gone(place)).count() > 0
+    }
+
+    /// All of them, in the order of their names.
+    #[must_use]
+    pub fn all(&self) -> Arc<[Object]> {
+        self.kept.values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{KINDS, Kind, MAX_FILE_BYTES, Object, Objects};
+
+    fn object(kind: &'static Kind, name: &str, more: &serde_json::Value) -> Object {
+        let mut object = json!({
+            "apiVersion": format!("{}/v1alpha1", kind.group),
+            "kind": kind.kind,
+            "metadata": {
+                "name": name, "namespace": "shop", "uid": "u", "generation": 3, "resourceVersion": "12",
+                "creationTimestamp": "2026-11-25T00:00:00Z",
+                "managedFields": [{"manager": "kubectl"}],
+                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "note": "x"},
+            },
+        });
+        object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Object::new(kind, serde_json::from_value(object).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_the_server_adds_is_left_out() {
+        let conditions = json!([{"type": "Accepted"}]);
+        let object =
+            object(&KINDS[0], "a", &json!({"spec": {"tcp": {}}, "status": {"conditions": conditions}}));
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&object.text).unwrap(),
+            json!({
+                "apiVersion": "redial.dev/v1alpha1",
+                "kind": "RetryPolicy",
+                "metadata": {"name": "a", "namespace": "shop", "annotations": {"note": "x"}},
+                "spec": {"tcp": {}},
+            })
+        );
+        assert_eq!(object.place.display().to_string(), "RetryPolicy.redial.dev/shop/a");
+        assert_eq!((object.generation, &*object.resource_version), (3, "12"));
+        assert_eq!(*object.conditions, conditions);
+        let parsed = crate::dialect::parse(&object.place, &object.text).unwrap();
+        assert_eq!(parsed.policies[0].name.to_string(), "shop/a");
+    }
+
+    #[test]
+    fn a_change_is_what_changes_policies() {
+        let mut objects = Objects::default();
+        let spec = |attempts: u32| json!({"spec": {"tcp": {"maxConnectAttempts": attempts}}});
+        assert!(objects.is(object(&KINDS[0], "a", &spec(1))));
+        assert!(!objects.is(object(&KINDS[0], "a", &spec(1))));
+        assert!(objects.is(object(&KINDS[0], "a", &spec(2))));
+        assert!(objects.is(object(&KINDS[1], "a", &spec(2))));
+        assert!(!objects.only(&KINDS[0], &["RetryPolicy.redial.dev/shop/a".to_owned()].into()));
+        assert!(objects.only(&KINDS[0], &[].into()));
+        assert_eq!(objects.all().len(), 1);
+        let place = objects.all()[0].place.clone();
+        assert!(objects.gone(&place) && !objects.gone(&place));
+        assert_eq!(objects.bytes, 0);
+    }
+
+    #[test]
+    fn what_is_too_large_is_passed_over() {
+        let mut objects = Objects::default();
+        let large = json!({"spec": {"x": "y".repeat(MAX_FILE_BYTES)}});
+        assert!(!objects.is(object(&KINDS[0], "a", &large)));
+        assert!(objects.is(object(&KINDS[0], "a", &json!({"spec": {}}))));
+        assert!(objects.is(object(&KINDS[0], "a", &large)));
+        assert_eq!((objects.all().len(), objects.bytes), (0, 0));
+    }
+
+    #[test]
+    fn kinds_are_found_by_their_crds_and_by_name() {
+        let kind = Kind::of_crd("httproutes.gateway.networking.k8s.io").unwrap();
+        assert_eq!(kind.full_name(), "HTTPRoute.gateway.networking.k8s.io");
+        assert!(kind.is_named("HTTPRoute") && kind.is_named("HTTPRoute.gateway.networking.k8s.io"));
+        assert!(!kind.is_named("HTTPRoute.networking.istio.io") && !kind.is_named("httproute"));
+        assert_eq!(Kind::of_crd("httproutes.example.com"), None);
+        assert_eq!(Kind::of_crd("x"), None);
+    }
+}
