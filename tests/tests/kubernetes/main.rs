@@ -9,6 +9,7 @@
     reason = "a harness says what it runs and how that went"
 )]
 
+mod agent;
 mod rig;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +21,7 @@ use redial_tests::cluster::Cluster;
 
 type Test = (&'static str, fn(&Cluster) -> Result<()>);
 
-const TESTS: &[&[Test]] = &[rig::TESTS];
+const TESTS: &[&[Test]] = &[rig::TESTS, agent::TESTS];
 
 /// As the usual harness is called: words that are part of a test's name, `--exact`, `--skip WORD`, `--list`.
 fn main() -> ExitCode {
