@@ -1,81 +1,333 @@
-//! redial as a node's agent: who is enrolled, and what becomes of their requests.
+//! redial as a node's agent: who is enrolled, what becomes of their requests, and policies of the API.
 
-use anyhow::{Result, ensure};
-use redial_tests::cluster::{Cluster, Namespace, REDIAL, pod, until};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use redial_tests::cluster::{Cluster, Namespace, POD, REDIAL, pod, until};
 use serde_json::{Value, json};
 
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = &[("agent::enrolled_pods_are_served", enrolled_pods_are_served)];
+pub(crate) const TESTS: &[Test] = &[
+    ("agent::enrolled_pods_are_served", enrolled_pods_are_served),
+    ("agent::containers_that_connect_at_once_are_served", containers_that_connect_at_once_are_served),
+    ("agent::policies_of_the_api_are_in_force_and_say_so", policies_of_the_api_are_in_force_and_say_so),
+    ("agent::agents_come_and_go_without_a_failed_request", agents_come_and_go_without_a_failed_request),
+];
 
-/// Pods that are there before the agent and pods that come later; others go direct.
+/// What every request gets without redial: an answer that is retried.
+const FAILS: &[&str] = &["serve", "80", "unavailable=1000000"];
+
+/// Pods that are there before the agent and pods that come later; what pods and namespaces say, and change.
 fn enrolled_pods_are_served(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("agent")?;
-    let server = namespace.pod("server", "node2", &["serve", "80", "unavailable=1000000"])?;
-    let address = format!("{}:80", server.address);
-    let client = |name: &str, enroll: &str| {
-        let mut pod = pod(name, "node1", &["pause"]);
-        pod["metadata"]["labels"]["redial.dev/enroll"] = enroll.into();
-        namespace.apply(&pod.to_string())?;
-        namespace.wait(&format!("pod/{name}"), "condition=Ready")
-    };
-    client("early", "true")?;
-    client("apart", "false")?;
-    for document in documents() {
-        namespace.apply(&document.to_string())?;
-    }
-    namespace.rolled_out("daemonset/redial")?;
-    client("late", "true")?;
+    let clients = cluster.namespace("agent-clients")?;
+    let address = serves(&namespace)?;
+    client(&namespace, "early", Some("true"))?;
+    client(&namespace, "apart", Some("false"))?;
+    client(&clients, "silent", None)?;
+    let _agents = start(&namespace, &[policy("all", &json!({"http": {}}))])?;
+    client(&namespace, "late", Some("true"))?;
 
-    let attempts = |name: &str| {
-        let before = namespace.logs("server")?.lines().count();
-        let asked = namespace.ask(name, &[&address])?;
-        ensure!(asked[0]["status"] == 503, "{asked:?}");
-        Ok(namespace.logs("server")?.lines().count() - before)
+    let attempts = |of: &Namespace<'_>, name: &str| attempts(&namespace, of, name, &address);
+    let becomes = |of: &Namespace<'_>, name: &str, expected: usize| {
+        until(&format!("{name} has {expected} attempts"), || match attempts(of, name)? {
+            made if made == expected => Ok(Some(())),
+            made => bail!("{made} attempts\n{}", said(&namespace)?),
+        })
     };
-    assert_eq!(attempts("apart")?, 1);
-    for name in ["early", "late"] {
-        let made = until("the pod's requests are retried", || match attempts(name)? {
-            1 => anyhow::bail!("{}", said(&namespace)?),
-            made => Ok(Some(made)),
-        })?;
-        assert_eq!(made, 3);
+    becomes(&namespace, "early", 3)?;
+    becomes(&namespace, "late", 3)?;
+    assert_eq!(attempts(&namespace, "apart")?, 1);
+    assert_eq!(attempts(&clients, "silent")?, 1);
+
+    // What is said later holds from then on.
+    cluster.kubectl(&["label", "namespace", clients.name(), "redial.dev/enroll=true"])?;
+    becomes(&clients, "silent", 3)?;
+    clients.kubectl(&["annotate", "pod", "silent", "redial.dev/enroll=false"])?;
+    becomes(&clients, "silent", 1)?;
+    clients.kubectl(&["annotate", "--overwrite", "pod", "silent", "redial.dev/enroll=true"])?;
+    becomes(&clients, "silent", 3)?;
+
+    // Of the node's network nothing but the pod's own sockets is taken.
+    let mut host = enrolled("host");
+    host["spec"]["hostNetwork"] = true.into();
+    namespace.apply(&host.to_string())?;
+    namespace.wait("pod/host", "condition=Ready")?;
+    becomes(&namespace, "host", 3)?;
+    let mut apart = pod("host-apart", "node1", &["pause"]);
+    apart["spec"]["hostNetwork"] = true.into();
+    namespace.apply(&apart.to_string())?;
+    namespace.wait("pod/host-apart", "condition=Ready")?;
+    assert_eq!(attempts(&namespace, "host-apart")?, 1);
+
+    // A container that starts again is in the same pod.
+    let early = namespace.find("early")?;
+    let node = cluster.nodes().first().context("no node")?;
+    node.kill(&early)?;
+    namespace.wait("pod/early", "jsonpath={.status.containerStatuses[0].restartCount}=1")?;
+    namespace.wait("pod/early", "condition=Ready")?;
+    becomes(&namespace, "early", 3)
+}
+
+/// The first thing that these pods do is to ask: an init container, and then another.
+fn containers_that_connect_at_once_are_served(cluster: &Cluster) -> Result<()> {
+    let namespace = cluster.namespace("at-once")?;
+    let address = serves(&namespace)?;
+    let _agents = start(&namespace, &[policy("all", &json!({"http": {}}))])?;
+    let before = namespace.logs("server")?.lines().count();
+    let pods = 5;
+    for number in 0..pods {
+        let mut pod = enrolled(&format!("client-{number}"));
+        pod["spec"]["initContainers"] = json!([{"name": "first", "image": POD, "args": ["ask", address]}]);
+        pod["spec"]["containers"][0]["args"] = json!(["ask", address]);
+        pod["spec"]["restartPolicy"] = "Never".into();
+        namespace.apply(&pod.to_string())?;
     }
-    assert_eq!(attempts("apart")?, 1);
+    for number in 0..pods {
+        namespace.wait(&format!("pod/client-{number}"), "jsonpath={.status.phase}=Succeeded")?;
+    }
+    let made = namespace.logs("server")?.lines().count() - before;
+    ensure!(made == 2 * 3 * pods, "{made} attempts of {} requests\n{}", 2 * pods, said(&namespace)?);
     Ok(())
+}
+
+/// A kind whose definition comes later than the agent, an object that is wrong, and what their status says.
+fn policies_of_the_api_are_in_force_and_say_so(cluster: &Cluster) -> Result<()> {
+    let namespace = cluster.namespace("policies")?;
+    let address = serves(&namespace)?;
+    client(&namespace, "client", Some("true"))?;
+    let _agents = start(&namespace, &[])?;
+    let becomes = |expected: usize| {
+        until(&format!("{expected} attempts"), || {
+            let made = attempts(&namespace, &namespace, "client", &address)?;
+            if made == expected { Ok(Some(())) } else { bail!("{made}\n{}", said(&namespace)?) }
+        })
+    };
+    becomes(1)?;
+    for (group, version, kind, plural) in [
+        ("redial.dev", "v1alpha1", "RetryPolicy", "retrypolicies"),
+        ("kuma.io", "v1alpha1", "MeshRetry", "meshretries"),
+    ] {
+        let crd = definition(group, version, kind, plural);
+        cluster.apply(&crd.to_string())?;
+        cluster.wait(&format!("crd/{plural}.{group}"), "condition=Established")?;
+    }
+    namespace.apply(&policy("retries", &json!({"http": {"numRetries": 4}})).to_string())?;
+    becomes(5)?;
+    let of = |name: &str, kind: &str| -> Result<Value> {
+        let object = namespace.get(&["retrypolicy", name])?;
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default())
+    };
+    until("it is programmed on both nodes", || {
+        Ok((of("retries", "Programmed")?["message"] == "in force on 2 of 2 nodes").then_some(()))
+    })?;
+    assert_eq!(of("retries", "Accepted")?["status"], "True");
+    assert_eq!(namespace.get(&["retrypolicy", "retries"])?["status"]["nodes"], "2/2");
+
+    // What is wrong is said, and what was right stays.
+    namespace.apply(&policy("wrong", &json!({"http": {"numRetries": "many"}})).to_string())?;
+    let accepted = until("it is refused", || {
+        let accepted = of("wrong", "Accepted")?;
+        Ok((accepted["status"] == "False").then_some(accepted))
+    })?;
+    let message = accepted["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("spec.http.numRetries: expected a whole number"), "{message}");
+    becomes(5)?;
+    namespace.delete("retrypolicy/wrong")?;
+
+    // Another system's.
+    namespace.delete("retrypolicy/retries")?;
+    becomes(1)?;
+    let mesh_retry = |retries: i32| {
+        let http = json!({"numRetries": retries, "retryOn": ["5XX"]});
+        json!({
+            "apiVersion": "kuma.io/v1alpha1", "kind": "MeshRetry", "metadata": {"name": "all"},
+            "spec": {
+                "targetRef": {"kind": "Mesh"},
+                "to": [{"targetRef": {"kind": "Mesh"}, "default": {"http": http}}],
+            },
+        })
+    };
+    namespace.apply(&mesh_retry(2).to_string())?;
+    becomes(3)?;
+    namespace.apply(&mesh_retry(-1).to_string())?;
+    until("an event says what is wrong", || {
+        let events = namespace.get(&["events", "--field-selector=reason=NotAccepted"])?;
+        let notes = events["items"].as_array().cloned().unwrap_or_default();
+        let mut notes = notes.iter().filter_map(|event| event["message"].as_str());
+        Ok(notes.any(|note| note.starts_with("spec.to[0].default.http.numRetries: expected")).then_some(()))
+    })?;
+    becomes(1)?;
+    cluster.kubectl(&["delete", "crd", "meshretries.kuma.io", "retrypolicies.redial.dev"])?;
+    Ok(())
+}
+
+/// Requests go on while agents are rolled, killed and deleted. What goes direct meets no failure here.
+fn agents_come_and_go_without_a_failed_request(cluster: &Cluster) -> Result<()> {
+    let namespace = cluster.namespace("rolling")?;
+    let server = namespace.pod("server", "node2", &["serve", "80"])?;
+    let address = format!("{}:80", server.address);
+    let _agents = start(&namespace, &[policy("all", &json!({"http": {}}))])?;
+    let mut busy = enrolled("busy");
+    busy["spec"]["containers"][0]["args"] = json!(["ask", address, "count=0", "every=5"]);
+    namespace.apply(&busy.to_string())?;
+    namespace.wait("pod/busy", "condition=Ready")?;
+    let agents = || -> Result<Vec<Value>> {
+        let pods =
+            namespace.get(&["pods", "--selector=app=redial", "--field-selector=spec.nodeName=node1"])?;
+        Ok(pods["items"].as_array().cloned().unwrap_or_default())
+    };
+    let uid = |pod: &Value| pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let before = agents()?;
+    let before = uid(before.first().context("no agent")?);
+
+    namespace.kubectl(&["rollout", "restart", "daemonset/redial"])?;
+    namespace.rolled_out("daemonset/redial")?;
+    let agent = until("one agent, a new one", || {
+        let agents = agents()?;
+        Ok(agents.first().filter(|agent| agents.len() == 1 && uid(agent) != before).cloned())
+    })?;
+    let name = agent["metadata"]["name"].as_str().context("no name")?;
+    until("the new agent serves", || {
+        let status = namespace.exec(name, &["/redial", "status", "--output=json"])?;
+        let status: Value = serde_json::from_str(&status)?;
+        let workloads = status[0]["workloads"].as_array().cloned().unwrap_or_default();
+        Ok(workloads.iter().any(|workload| workload["name"] == "rolling/busy").then_some(()))
+    })?;
+
+    let failed = || -> Result<(usize, Vec<Value>)> {
+        let logs = namespace.logs("busy")?;
+        let lines: Vec<Value> = logs.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        Ok((lines.len(), lines.into_iter().filter(|line| line["status"] != 200).collect()))
+    };
+    let (made, lost) = failed()?;
+    ensure!(made > 100 && lost.is_empty(), "{made} requests, failed: {lost:?}");
+
+    // Whoever is in the middle of a connect() when the agent is killed loses that one; the next goes direct.
+    let node = cluster.nodes().first().context("no node")?;
+    node.kill(&namespace.find(name)?)?;
+    namespace.wait(&format!("pod/{name}"), "jsonpath={.status.containerStatuses[0].restartCount}=1")?;
+    namespace.wait(&format!("pod/{name}"), "condition=Ready")?;
+    namespace.delete("daemonset/redial")?;
+    sleep(Duration::from_millis(200));
+    let (later, lost) = failed()?;
+    ensure!(later > made + 50 && lost.len() <= 1, "{later} requests, failed: {lost:?}");
+    Ok(())
+}
+
+/// A server on the other node, and its address.
+fn serves(namespace: &Namespace<'_>) -> Result<String> {
+    let server = namespace.pod("server", "node2", FAILS)?;
+    Ok(format!("{}:80", server.address))
+}
+
+fn enrolled(name: &str) -> Value {
+    let mut pod = pod(name, "node1", &["pause"]);
+    pod["metadata"]["labels"]["redial.dev/enroll"] = "true".into();
+    pod
+}
+
+fn client(namespace: &Namespace<'_>, name: &str, enroll: Option<&str>) -> Result<()> {
+    let mut pod = pod(name, "node1", &["pause"]);
+    if let Some(word) = enroll {
+        pod["metadata"]["labels"]["redial.dev/enroll"] = word.into();
+    }
+    namespace.apply(&pod.to_string())?;
+    namespace.wait(&format!("pod/{name}"), "condition=Ready")
+}
+
+/// How often the server was asked for one request of a pod.
+fn attempts(servers: &Namespace<'_>, of: &Namespace<'_>, name: &str, address: &str) -> Result<usize> {
+    let before = servers.logs("server")?.lines().count();
+    let asked = of.ask(name, &[address])?;
+    ensure!(asked[0]["status"] == 503, "{asked:?}");
+    Ok(servers.logs("server")?.lines().count() - before)
 }
 
 fn said(namespace: &Namespace<'_>) -> Result<String> {
     namespace.kubectl(&["logs", "--selector=app=redial", "--tail=30", "--prefix"])
 }
 
-fn documents() -> Vec<Value> {
-    let policy = json!({
-        "apiVersion": "redial.dev/v1alpha1", "kind": "RetryPolicy", "metadata": {"name": "all"},
-        "spec": {"http": {}},
-    });
+fn policy(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "redial.dev/v1alpha1", "kind": "RetryPolicy", "metadata": {"name": name}, "spec": spec})
+}
+
+/// A kind that takes anything, as redial has to expect.
+fn definition(group: &str, version: &str, kind: &str, plural: &str) -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{group}")},
+        "spec": {
+            "group": group, "scope": "Namespaced", "names": {"kind": kind, "plural": plural},
+            "versions": [{
+                "name": version, "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    })
+}
+
+/// Agents on every node. Drop ends them, and waits until they are gone: the next test has its own.
+struct Agents<'a>(&'a Namespace<'a>);
+
+impl Drop for Agents<'_> {
+    fn drop(&mut self) {
+        drop(self.0.kubectl(&["delete", "daemonset/redial", "--ignore-not-found", "--cascade=foreground"]));
+    }
+}
+
+/// Deploys agents with these policies in files.
+fn start<'a>(namespace: &'a Namespace<'_>, policies: &[Value]) -> Result<Agents<'a>> {
+    let agents = Agents(namespace);
+    for document in deployment(namespace.name(), policies) {
+        namespace.apply(&document.to_string())?;
+    }
+    namespace.rolled_out("daemonset/redial")?;
+    Ok(agents)
+}
+
+fn deployment(namespace: &str, policies: &[Value]) -> Vec<Value> {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": policies});
+    let watch = ["get", "list", "watch"];
+    let name = format!("redial-{namespace}");
+    let field =
+        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     vec![
         json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "policies"},
-            "data": {"policy.yaml": policy.to_string()},
+            "data": {"policy.yaml": list.to_string()},
         }),
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "redial"}}),
         json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "redial"},
-            "rules": [{"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]}],
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
+            "rules": [
+                {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": watch},
+                {"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": watch},
+                {"apiGroups": ["redial.dev"], "resources": ["retrypolicies"], "verbs": watch},
+                {"apiGroups": ["redial.dev"], "resources": ["retrypolicies/status"], "verbs": ["patch"]},
+                {"apiGroups": ["kuma.io"], "resources": ["meshretries"], "verbs": watch},
+                {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+                {
+                    "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+                    "verbs": ["get", "list", "create", "update", "patch"],
+                },
+            ],
         }),
         json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": "redial"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "redial"},
-            "subjects": [{"kind": "ServiceAccount", "name": "redial", "namespace": "agent"}],
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": "redial", "namespace": namespace}],
         }),
         json!({
             "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "redial"},
             "spec": {
                 "selector": {"matchLabels": {"app": "redial"}},
+                "updateStrategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
                 "template": {
-                    "metadata": {"labels": {"app": "redial"}},
+                    "metadata": {"labels": {"app": "redial", "redial.dev/enroll": "false"}},
                     "spec": {
                         "serviceAccountName": "redial",
                         "hostNetwork": true,
@@ -84,11 +336,13 @@ fn documents() -> Vec<Value> {
                         "containers": [{
                             "name": "redial",
                             "image": REDIAL,
-                            "args": ["run", "--kubernetes", "--config", "/policies"],
-                            "env": [{
-                                "name": "NODE_NAME",
-                                "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}},
-                            }],
+                            "args": ["run", "--kubernetes", "--config", "/policies", "--drain-timeout", "3s"],
+                            "env": [
+                                field("NODE_NAME", "spec.nodeName"),
+                                field("POD_NAMESPACE", "metadata.namespace"),
+                                field("REDIAL_AGENT", "metadata.uid"),
+                            ],
+                            "readinessProbe": {"exec": {"command": ["/redial", "ready"]}, "periodSeconds": 1},
                             "securityContext": {"privileged": true},
                             "volumeMounts": [
                                 {"name": "cgroup", "mountPath": "/sys/fs/cgroup"},
