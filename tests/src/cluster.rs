@@ -175,6 +175,12 @@ impl Cluster {
         self.control.command(program)
     }
 
+    /// The root of the control plane's cgroups, where the machine has cgroup2.
+    #[must_use]
+    pub fn cgroup(&self) -> PathBuf {
+        self.control.cgroup()
+    }
+
     /// Copies what every program has said to where it stays.
     pub fn keep_logs(&self) -> Result<PathBuf> {
         let kept = std::env::temp_dir().join("redial-kubernetes-logs");

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let pods = image::pods()?;
         let images = pods[0].parent().context("an image without a folder")?;
         let mut tests = tests(&["kubernetes"])?;
-        tests.args(&args.rest).env("REDIAL_IMAGES", images);
+        tests.args(&args.rest).env("REDIAL_IMAGES", images).env("REDIAL_BIN", image::redial_program()?);
         shell::run(tests.env("REDIAL_KUBERNETES", setup::kubernetes::folder()?))?;
     }
     Ok(())

@@ -251,15 +251,21 @@ impl Node {
 
     /// Looks at what has come and gone. Returns the workloads whose cgroups are gone, which are no longer enrolled.
     pub fn look(self: &Rc<Self>) -> Vec<Cgroup> {
-        let (there, gone): (Vec<_>, Vec<_>) =
-            self.workloads.borrow().iter().cloned().partition(|one| one.cgroup().exists());
-        for enrolment in there.iter().chain(self.handed_over.borrow().iter()) {
+        let gone = self.forget_gone();
+        for enrolment in self.workloads.borrow().iter().chain(self.handed_over.borrow().iter()) {
             enrolment.look(self);
         }
+        self.engines.borrow_mut().retain(|_, engine| engine.strong_count() > 0);
+        gone
+    }
+
+    /// Lets go of workloads whose cgroups are gone, and returns those that were enrolled.
+    pub fn forget_gone(&self) -> Vec<Cgroup> {
+        let all = self.workloads.take();
+        let (there, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.cgroup().exists());
         *self.workloads.borrow_mut() = there;
         self.handed_over.borrow_mut().retain(|one| one.cgroup().exists());
         self.metrics().workloads_enrolled(self.workload_count());
-        self.engines.borrow_mut().retain(|_, engine| engine.strong_count() > 0);
         gone.iter().map(|enrolment| enrolment.cgroup().clone()).collect()
     }
 

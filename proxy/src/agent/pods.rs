@@ -198,9 +198,8 @@ impl Agent {
             }
             Seen::Gone(uid) => {
                 pods.appeared.remove(&uid);
-                if pods.enrolled.remove(&uid).is_some() {
-                    drop(self.node.look());
-                }
+                pods.enrolled.remove(&uid);
+                drop(self.node.forget_gone());
             }
         }
     }

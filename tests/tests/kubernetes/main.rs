@@ -10,6 +10,7 @@
 )]
 
 mod agent;
+mod churn;
 mod rig;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +22,7 @@ use redial_tests::cluster::Cluster;
 
 type Test = (&'static str, fn(&Cluster) -> Result<()>);
 
-const TESTS: &[&[Test]] = &[rig::TESTS, agent::TESTS];
+const TESTS: &[&[Test]] = &[rig::TESTS, agent::TESTS, churn::TESTS];
 
 /// As the usual harness is called: words that are part of a test's name, `--exact`, `--skip WORD`, `--list`.
 fn main() -> ExitCode {
