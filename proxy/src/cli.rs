@@ -4,6 +4,7 @@ mod check;
 mod exec;
 mod explain;
 mod options;
+mod privileges;
 mod ready;
 mod run;
 mod schema;

@@ -1,6 +1,9 @@
 //! `redial run`: an agent for the cgroups that it is given.
 
-use super::options::{self, AgentName, Options};
+use super::{
+    options::{self, AgentName, Options},
+    privileges,
+};
 use crate::{
     agent::{Agent, Ended},
     intercept::{CgroupRoot, NetworkNamespace},
@@ -108,6 +111,7 @@ impl Arguments {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         logging::init(self.options.log_format, Level::INFO)?;
         options::prepare_process()?;
+        privileges::keep_what_is_needed()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         LocalSet::new().block_on(&runtime, self.serve())
     }

@@ -1,6 +1,6 @@
 //! `redial status`: what the agents on this host do.
 
-use super::answer;
+use super::{answer, options};
 use crate::{
     agent::ADMIN_DIRECTORY,
     observe::{
@@ -14,9 +14,11 @@ use clap::{Args, ValueEnum};
 use std::{
     collections::BTreeMap,
     fs,
-    io::ErrorKind,
+    io::{self, ErrorKind, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
+    time::Duration,
 };
 use tokio::runtime;
 
@@ -29,6 +31,10 @@ pub struct Arguments {
 
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+
+    /// Show it again and again, until interrupted: every second, or as often as is said
+    #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s", value_parser = options::duration)]
+    watch: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -41,13 +47,30 @@ enum Output {
 impl Arguments {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let agents = runtime.block_on(self.agents())?;
+        let Some(interval) = self.watch else {
+            return Ok(answer(self.told(&runtime.block_on(self.agents())?)?, ExitCode::SUCCESS));
+        };
+        // A terminal is cleared; what goes elsewhere is one answer after the other.
+        let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+        loop {
+            let told = self.told(&runtime.block_on(self.agents())?)?;
+            let mut out = io::stdout().lock();
+            match write!(out, "{clear}{told}").and_then(|()| out.flush()) {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+                written => written?,
+            }
+            drop(out);
+            thread::sleep(interval.max(SHORTEST_INTERVAL));
+        }
+    }
+
+    fn told(&self, agents: &[Status]) -> anyhow::Result<String> {
         anyhow::ensure!(!agents.is_empty(), "no agent is running on this host");
-        let told = match self.output {
+        Ok(match self.output {
+            Output::Json if self.watch.is_some() => format!("{}\n", serde_json::to_string(&agents)?),
             Output::Json => format!("{}\n", serde_json::to_string_pretty(&agents)?),
             Output::Text => agents.iter().map(text).collect(),
-        };
-        Ok(answer(told, ExitCode::SUCCESS))
+        })
     }
 
     async fn agents(&self) -> anyhow::Result<Vec<Status>> {
@@ -81,6 +104,9 @@ fn sockets(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     };
     Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_agent).collect())
 }
+
+/// How often an agent is asked at the most.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// JSON has them all.
 const SHOWN_GIVE_UPS: usize = 10;

@@ -461,3 +461,29 @@ fn until_attempts(world: &World, firewall: &Firewall<'_>, port: u16, expected: u
     }
     panic!("the new policy with {expected} attempts did not come into force");
 }
+
+/// Of root's capabilities an agent keeps those that it works with, and no program that it would start could bring more.
+#[test]
+fn what_it_has_no_use_for_it_gives_up() -> Result<()> {
+    let world = World::new("caps")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    for task in std::fs::read_dir(format!("/proc/{}/task", agent.pid()))? {
+        let status = std::fs::read_to_string(task?.path().join("status"))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(str::trim).unwrap_or_default().to_owned()
+        };
+        assert_eq!(field("NoNewPrivs"), "1");
+        for set in ["CapEff", "CapPrm", "CapBnd", "CapInh"] {
+            let held = u64::from_str_radix(&field(set), 16)?;
+            // CAP_CHOWN, CAP_KILL, CAP_SETUID, CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_BOOT, CAP_SYS_TIME, CAP_MKNOD.
+            for capability in [0, 5, 7, 16, 17, 22, 25, 27] {
+                assert_eq!(held >> capability & 1, 0, "{set} has {capability} in {status}");
+            }
+        }
+        let effective = u64::from_str_radix(&field("CapEff"), 16)?;
+        // CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_PTRACE, CAP_SYS_ADMIN.
+        assert!([12, 13, 19, 21].iter().all(|capability| effective >> capability & 1 == 1), "{status}");
+    }
+    Ok(())
+}
