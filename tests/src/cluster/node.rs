@@ -20,6 +20,9 @@ use super::{PATIENCE, PAUSE, PODS, POLL, Pod, Programs, run};
 use crate::netns::Netns;
 use crate::world::helper;
 
+/// The namespace of kubelet's containers.
+const KUBELET: &str = "k8s.io";
+
 /// One of a cluster's nodes.
 #[derive(Debug)]
 pub struct Node {
@@ -176,10 +179,21 @@ impl Node {
 
     /// Gives the container runtime the images of an archive.
     pub fn load(&self, archive: &Path) -> Result<()> {
-        let mut ctr = self.command("ctr")?;
-        ctr.arg("--address").arg(file("containerd.sock")).args(["--namespace", "k8s.io", "images", "import"]);
-        run(ctr.arg(archive)).with_context(|| format!("loading {}", archive.display()))?;
+        self.load_for(KUBELET, archive)
+    }
+
+    /// The same, for containers that are not kubelet's.
+    pub fn load_for(&self, namespace: &str, archive: &Path) -> Result<()> {
+        let archive = archive.to_str().context("an odd path")?;
+        self.ctr(namespace, &["images", "import", archive]).with_context(|| format!("loading {archive}"))?;
         Ok(())
+    }
+
+    /// What the container runtime's own command says, among the containers of a namespace of its own.
+    pub fn ctr(&self, namespace: &str, arguments: &[&str]) -> Result<String> {
+        let mut ctr = self.command("ctr")?;
+        ctr.arg("--address").arg(file("containerd.sock")).args(["--namespace", namespace]);
+        run(ctr.args(arguments))
     }
 
     pub(super) fn check(&self) -> Result<()> {

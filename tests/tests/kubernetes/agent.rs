@@ -27,7 +27,7 @@ fn enrolled_pods_are_served(cluster: &Cluster) -> Result<()> {
     client(&namespace, "early", Some("true"))?;
     client(&namespace, "apart", Some("false"))?;
     client(&clients, "silent", None)?;
-    let _agents = start(&namespace, &[policy("all", &json!({"http": {}}))])?;
+    let _agents = start(&namespace, &[retries()])?;
     client(&namespace, "late", Some("true"))?;
 
     let attempts = |of: &Namespace<'_>, name: &str| attempts(&namespace, of, name, &address);
@@ -75,7 +75,7 @@ fn enrolled_pods_are_served(cluster: &Cluster) -> Result<()> {
 fn containers_that_connect_at_once_are_served(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("at-once")?;
     let address = serves(&namespace)?;
-    let _agents = start(&namespace, &[policy("all", &json!({"http": {}}))])?;
+    let _agents = start(&namespace, &[retries()])?;
     let before = namespace.logs("server")?.lines().count();
     let pods = 5;
     for number in 0..pods {
@@ -170,7 +170,7 @@ fn agents_come_and_go_without_a_failed_request(cluster: &Cluster) -> Result<()> 
     let namespace = cluster.namespace("rolling")?;
     let server = namespace.pod("server", "node2", &["serve", "80"])?;
     let address = format!("{}:80", server.address);
-    let _agents = start(&namespace, &[policy("all", &json!({"http": {}}))])?;
+    let _agents = start(&namespace, &[retries()])?;
     let mut busy = enrolled("busy");
     busy["spec"]["containers"][0]["args"] = json!(["ask", address, "count=0", "every=5"]);
     namespace.apply(&busy.to_string())?;
@@ -249,6 +249,11 @@ fn attempts(servers: &Namespace<'_>, of: &Namespace<'_>, name: &str, address: &s
 
 fn said(namespace: &Namespace<'_>) -> Result<String> {
     namespace.kubectl(&["logs", "--selector=app=redial", "--tail=30", "--prefix"])
+}
+
+/// Of every request that fails, within any budget.
+fn retries() -> Value {
+    policy("all", &json!({"http": {}, "budget": {"percent": 100, "minPerSecond": 1000}}))
 }
 
 fn policy(name: &str, spec: &Value) -> Value {
