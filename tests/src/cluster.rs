@@ -21,6 +21,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -167,6 +168,11 @@ impl Cluster {
     /// `kube-scheduler`.
     pub fn log(&self, program: &str) -> Result<String> {
         Ok(fs::read_to_string(self.files.path().join(format!("{program}.log")))?)
+    }
+
+    /// Sends a signal to a program of the control plane.
+    pub fn signal(&self, program: &str, signal: Signal) -> Result<()> {
+        self.control.signal(program, signal).with_context(|| format!("{signal} to {program}"))
     }
 
     /// A command that runs in the control plane's network: for what talks to the API server and is on no node.

@@ -11,6 +11,8 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::subtree::Subtree;
 use crate::netns::Netns;
@@ -103,6 +105,13 @@ impl Place {
         command.arg(format!("--net={}", self.netns.path().display()));
         command.arg("--").arg(program.as_ref()).stdin(Stdio::null());
         command
+    }
+
+    /// Sends a signal to what was started under this name.
+    pub(super) fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+        let daemons = self.daemons.lock().map_err(|_| anyhow!("a thread panicked"))?;
+        let daemon = daemons.iter().find(|daemon| daemon.name == name).context("no such program")?;
+        Ok(kill(Pid::from_raw(i32::try_from(daemon.child.id())?), signal)?)
     }
 
     /// Leaves a command running here, with a file for what it says.

@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use redial_tests::cluster::{Cluster, Namespace, POD, REDIAL, pod, until};
 use serde_json::{Value, json};
 
@@ -13,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("agent::enrolled_pods_are_served", enrolled_pods_are_served),
     ("agent::containers_that_connect_at_once_are_served", containers_that_connect_at_once_are_served),
     ("agent::policies_of_the_api_are_in_force_and_say_so", policies_of_the_api_are_in_force_and_say_so),
+    ("agent::without_an_api_server_the_last_state_holds", without_an_api_server_the_last_state_holds),
     ("agent::agents_come_and_go_without_a_failed_request", agents_come_and_go_without_a_failed_request),
 ];
 
@@ -163,6 +165,32 @@ fn policies_of_the_api_are_in_force_and_say_so(cluster: &Cluster) -> Result<()> 
     becomes(1)?;
     cluster.kubectl(&["delete", "crd", "meshretries.kuma.io", "retrypolicies.redial.dev"])?;
     Ok(())
+}
+
+/// An API server that does not answer for a while changes nothing, and afterwards pods are enrolled again.
+fn without_an_api_server_the_last_state_holds(cluster: &Cluster) -> Result<()> {
+    let namespace = cluster.namespace("away")?;
+    let address = serves(&namespace)?;
+    let _agents = start(&namespace, &[retries()])?;
+    let mut busy = enrolled("busy");
+    busy["spec"]["containers"][0]["args"] = json!(["ask", address, "count=0", "every=50"]);
+    namespace.apply(&busy.to_string())?;
+    namespace.wait("pod/busy", "condition=Ready")?;
+    let lines = |pod: &str| Ok::<_, anyhow::Error>(namespace.logs(pod)?.lines().count());
+    let before = lines("busy")?;
+    cluster.signal("kube-apiserver", Signal::SIGSTOP)?;
+    sleep(Duration::from_secs(5));
+    cluster.signal("kube-apiserver", Signal::SIGCONT)?;
+    let after = until("the API server answers", || lines("busy").map(Some))?;
+    ensure!(after > before + 20, "{before} requests, then {after}");
+    client(&namespace, "later", Some("true"))?;
+    namespace.delete("pod/busy")?;
+    let made = lines("server")?;
+    ensure!(made >= 3 * after, "{made} attempts of {after} requests or more");
+    until("the later pod is served", || {
+        let made = attempts(&namespace, &namespace, "later", &address)?;
+        if made == 3 { Ok(Some(())) } else { bail!("{made}\n{}", said(&namespace)?) }
+    })
 }
 
 /// Requests go on while agents are rolled, killed and deleted. What goes direct meets no failure here.
