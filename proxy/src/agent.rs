@@ -34,6 +34,7 @@ use enrolment::{Enrolment, Workload};
 use node::Node;
 use pods::Pods;
 use std::{
+    collections::BTreeSet,
     fs,
     future::pending,
     io,
@@ -188,7 +189,6 @@ impl Agent {
         };
         let node = Node::new(programs, table, resolver, counters, access_log, &settings)
             .map_err(AgentError::Threads)?;
-        node.watch_names().await;
         let pods = match &settings.kubernetes {
             Some(kubernetes) => Some(Pods::start(kubernetes, root.mount())?),
             None => None,
@@ -210,6 +210,7 @@ impl Agent {
             serving_metrics: watch::channel(()).0,
             serving_requests: watch::channel(()).0,
         };
+        agent.watch_names().await;
         let own = agent.own_path();
         let socket = AdminSocket::bind_replacing(&own)?;
         remove_dead_sockets();
@@ -388,11 +389,25 @@ impl Agent {
             Err(error) => self.node.refuse_table(&error),
         }
         // Not awaited: connections do not wait for DNS.
-        drop(self.node.watch_names());
+        drop(self.watch_names());
         if std::mem::take(&mut self.has_changed) {
             self.reload();
         }
         self.announce_node();
+    }
+
+    /// Follows what the names in the policies stand for. The future waits a moment for the first answers.
+    fn watch_names(&self) -> impl Future<Output = ()> + use<> {
+        let table = self.node.table();
+        let (services, hosts) = match &self.pods {
+            Some(_) => kubernetes::split_services(table.hosts()),
+            None => (BTreeSet::new(), table.hosts().cloned().collect()),
+        };
+        let watched = self.node.watch_names(hosts, services.clone());
+        if let Some(pods) = &self.pods {
+            pods.need(services);
+        }
+        watched
     }
 
     /// Opens the access log again, after its file was moved away.

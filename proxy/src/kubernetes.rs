@@ -6,6 +6,7 @@
 pub mod cgroups;
 mod objects;
 pub mod roster;
+mod services;
 mod status;
 mod uid;
 mod watch;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use objects::{KINDS, Kind, Object};
 pub use roster::{Change, Pod, Selector};
+pub use services::split as split_services;
 pub use status::Report;
 pub use uid::PodUid;
 pub use watch::{Cluster, Event, Health, start};

@@ -15,14 +15,14 @@ use crate::{
         AccessLog, Connection, Metrics, Observer, Status,
         status::{PolicyStatus, WorkloadStatus},
     },
-    policy::{Identity, Table},
+    policy::{Host, Identity, Table},
     retry::Budgets,
     tcp::{Job, Workers},
 };
 use hickory_resolver::TokioResolver;
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io,
     net::SocketAddr,
     process,
@@ -292,10 +292,13 @@ impl Node {
         *self.config_error.borrow_mut() = Some(error.to_owned());
     }
 
-    /// Follows the addresses of the names in the policies. The future waits a moment for the first answers.
-    pub fn watch_names(&self) -> impl Future<Output = ()> + use<> {
-        let hosts: Vec<_> = self.table().hosts().cloned().collect();
-        self.names.watch(&self.resolver, hosts)
+    /// Follows the addresses of these names. The future waits a moment for the first answers.
+    pub fn watch_names(
+        &self,
+        hosts: Vec<Host>,
+        services: BTreeSet<Host>,
+    ) -> impl Future<Output = ()> + use<> {
+        self.names.watch(&self.resolver, hosts, services)
     }
 
     // Connections.

@@ -13,9 +13,10 @@ use crate::{
         cgroups::{PodCgroups, Seen},
     },
     observe::{Metrics, status::KubernetesStatus},
+    policy::Host,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::pending,
     path::Path,
     rc::{Rc, Weak},
@@ -114,6 +115,11 @@ impl Pods {
         self.cluster.reports.send_replace(Report { objects, refused });
     }
 
+    /// These names of Services are what policies need to know.
+    pub(super) fn need(&self, services: BTreeSet<Host>) {
+        self.cluster.needed.send_replace(services);
+    }
+
     /// Tells the metrics how the watches do.
     pub(super) fn count(&self, metrics: &Metrics) {
         metrics.objects_refused(self.refused.len());
@@ -161,6 +167,11 @@ impl Agent {
             Event::Api(kubernetes::Event::Objects(objects)) => {
                 pods.objects = objects;
                 self.reload();
+            }
+            Event::Api(kubernetes::Event::Services(changes)) => {
+                for (host, service) in changes {
+                    self.node.names().learn_service(&host, service);
+                }
             }
             Event::Api(kubernetes::Event::Pods(Change::Enrol(pod))) => {
                 let identity = Arc::new(pod.identity());

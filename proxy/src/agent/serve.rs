@@ -2,7 +2,7 @@
 
 use super::{clients::Client, engine::Engine, limits::Slot, node::Node};
 use crate::{
-    endpoint::Choice,
+    endpoint::{Choice, Dialled, Way},
     http::{connection::Http, exchange::Prior, pool::Kind},
     intercept::{Answer, Handshake, Original, Syn},
     observe::{self, Connection, Timestamp},
@@ -46,6 +46,8 @@ struct Arrival {
     connect: ConnectRetry,
     router: Option<Router>,
     endpoints: Choice,
+    /// What it was dialled to, where nothing leads it elsewhere than to that Service.
+    service: Option<Dialled>,
     dialer: Dialer,
     budget: Arc<DestinationBudget>,
     /// Whose upstream connections its requests may use, where the policy has them shared.
@@ -113,14 +115,26 @@ impl Arrival {
         let workload = node.workload(original.cgroup_id, namespace.cookie());
         let identity = workload.identity.as_ref();
         let matched = table.lookup(destination, &workload.cgroup, identity, node.names());
-        let others = matched.host.map(|host| node.names().addresses(&host)).unwrap_or_default();
         let policy = matched.policy;
         let router = matched.router;
         let is_shared = router.as_ref().is_some_and(Router::is_shared);
         let leads_elsewhere = router.as_ref().is_some_and(Router::leads_elsewhere);
-        let targets = node.names().published().of(&policy.targets, destination);
-        let targets = Choice::weighted(targets, &mut |below| fastrand::u32(..below));
-        let endpoints = if targets.is_empty() { Choice::new(destination, others) } else { targets };
+        let addresses = node.names().published();
+        let changes = addresses.changes();
+        let targets = Choice::weighted(addresses.of(&policy.targets, destination), &mut draw);
+        let (endpoints, service) = if !targets.is_empty() {
+            (targets, None)
+        } else if let Some(host) = matched.host {
+            match addresses.service(&host) {
+                Some(service) => {
+                    let dialled = Dialled { host, address: destination, changes, endpoint: None };
+                    (service.choice(destination, &mut draw), Some(dialled))
+                }
+                None => (Choice::new(destination, node.names().addresses(&host)), None),
+            }
+        } else {
+            (Choice::new(destination, []), None)
+        };
         let shares = is_shared.then(|| Kind {
             cgroup_id: original.cgroup_id,
             namespace: namespace.cookie(),
@@ -139,6 +153,7 @@ impl Arrival {
             connect: matched.patient.tcp.clone(),
             router,
             endpoints,
+            service,
             dialer: Dialer { namespace, mark: original.mark, traffic_class },
             is_unconnected: shares.is_some() || leads_elsewhere,
             shares,
@@ -146,28 +161,14 @@ impl Arrival {
         }
     }
 
-    async fn connect_held(self, engine: Rc<Engine>, mut client: Client, syn: Syn) {
+    async fn connect_held(mut self, engine: Rc<Engine>, mut client: Client, syn: Syn) {
         let node = Rc::clone(&self.node);
         let _held = node.metrics().handshake_held();
         let mut progress = connect::Progress::default();
-        let result = if self.is_unconnected {
-            // Each request finds its own connection.
-            Ok(None)
-        } else {
-            let shared = self.shared();
-            let attempts = connect::connect(
-                &self.connect,
-                self.destination,
-                self.endpoints.clone(),
-                &self.dialer,
-                &shared,
-                &mut progress,
-            );
-            tokio::select! {
-                biased;
-                () = client.gone() => Err(Failed { why: Reason::ClientGone, last: AttemptOutcome::Cancelled }),
-                result = attempts => result.map(Some),
-            }
+        let result = tokio::select! {
+            biased;
+            () = client.gone() => Err(Failed { why: Reason::ClientGone, last: AttemptOutcome::Cancelled }),
+            result = self.connect(&mut progress) => result,
         };
         let mut record = self.record(progress);
         let made = match result {
@@ -213,16 +214,9 @@ impl Arrival {
         }
     }
 
-    async fn connect_eager(self, client: net::TcpStream) {
+    async fn connect_eager(mut self, client: net::TcpStream) {
         let mut progress = connect::Progress::default();
-        let result = if self.is_unconnected {
-            Ok(None)
-        } else {
-            let (shared, endpoints) = (self.shared(), self.endpoints.clone());
-            connect::connect(&self.connect, self.destination, endpoints, &self.dialer, &shared, &mut progress)
-                .await
-                .map(Some)
-        };
+        let result = self.connect(&mut progress).await;
         let mut record = self.record(progress);
         let made = match result {
             Ok(None) => Made::default(),
@@ -236,6 +230,46 @@ impl Arrival {
         };
         self.note(&made, &mut record);
         self.serve(client, made, record);
+    }
+
+    /// Makes the upstream connection; none where each request finds its own.
+    async fn connect(
+        &mut self,
+        progress: &mut connect::Progress,
+    ) -> Result<Option<(net::TcpStream, SocketAddr)>, Failed> {
+        if self.is_unconnected {
+            return Ok(None);
+        }
+        self.wait_for_endpoints().await;
+        let shared =
+            connect::Shared { budget: &self.budget, metrics: self.node.metrics(), epoch: self.node.epoch() };
+        let endpoints = self.endpoints.clone();
+        connect::connect(
+            &self.connect,
+            self.begun,
+            self.destination,
+            endpoints,
+            &self.dialer,
+            &shared,
+            progress,
+        )
+        .await
+        .map(Some)
+    }
+
+    /// Where a Service has no endpoint now, one may come within the time that the policy gives. After that the node says what
+    /// becomes of the connection.
+    async fn wait_for_endpoints(&mut self) {
+        let Some(dialled) = &mut self.service else { return };
+        let limit = [self.connect.connect_timeout(), self.connect.timeout()].into_iter().flatten().min();
+        let (Some(limit), names) = (limit, self.node.names()) else { return };
+        if timeout(limit, names.endpoints(&dialled.host, self.destination)).await != Ok(true) {
+            return;
+        }
+        dialled.changes = names.published().changes();
+        if let Some(service) = names.published().service(&dialled.host) {
+            self.endpoints = service.choice(self.destination, &mut draw);
+        }
     }
 
     /// Makes the client's connect() fail as the last attempt did.
@@ -279,7 +313,10 @@ impl Arrival {
                 router,
                 endpoint: made.endpoint,
                 // A request begins where the connection leads.
-                endpoints: self.endpoints.starting_at(made.endpoint),
+                way: Way::new(
+                    self.endpoints.starting_at(made.endpoint),
+                    self.service.map(|service| Dialled { endpoint: made.endpoint, ..service }),
+                ),
                 dialer: self.dialer,
                 addresses: self.node.names().published().clone(),
                 budget: self.budget,
@@ -296,10 +333,6 @@ impl Arrival {
         });
         let begun = self.begun.into_std();
         self.node.relay(Job { client, upstream: made.upstream, http, record, begun, guard });
-    }
-
-    fn shared(&self) -> connect::Shared<'_> {
-        connect::Shared { budget: &self.budget, metrics: self.node.metrics(), epoch: self.node.epoch() }
     }
 
     fn record(&self, progress: connect::Progress) -> Connection {
@@ -347,6 +380,10 @@ impl Made {
         let prior = Prior { failed: count(record.attempts.total()), gave_up: Some(last) };
         Self { upstream: None, endpoint: None, prior }
     }
+}
+
+fn draw(below: u32) -> u32 {
+    fastrand::u32(..below)
 }
 
 fn count(attempts: usize) -> u32 {

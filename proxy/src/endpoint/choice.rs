@@ -3,6 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::Endpoints;
+
+/// How many endpoints of a target a connection keeps in mind. Few see as many attempts.
+const MAX_CHOICE: usize = 32;
+
 /// The endpoints of one connection. The first attempt goes where the application wanted to go; each retry prefers
 /// one that was not tried yet.
 #[derive(Clone, Debug)]
@@ -15,13 +20,13 @@ pub struct Choice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weighted {
     pub weight: u32,
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Endpoints,
 }
 
 impl Choice {
     /// The endpoints of targets: of one that is drawn by weight, then of another that is drawn among the rest, and so on;
-    /// those of weight 0 are left out. Among a target's endpoints each is first as often. `draw` draws a number below
-    /// its argument, which is not 0.
+    /// those of weight 0 are left out. Among a target's endpoints that are as near each is first as often. `draw` draws a
+    /// number below its argument, which is not 0.
     #[must_use]
     pub fn weighted(mut targets: Vec<Weighted>, draw: &mut dyn FnMut(u32) -> u32) -> Self {
         targets.retain(|target| target.weight > 0 && !target.endpoints.is_empty());
@@ -34,14 +39,17 @@ impl Choice {
                 left = left.saturating_sub(target.weight);
                 is_here
             });
-            let mut target = targets.remove(drawn.unwrap_or_default());
-            let first = u32::try_from(target.endpoints.len()).map_or(0, &mut *draw);
-            let first = usize::try_from(first).unwrap_or_default() % target.endpoints.len();
-            target.endpoints.rotate_left(first);
-            for endpoint in target.endpoints {
-                if !endpoints.contains(&endpoint) {
-                    endpoints.push(endpoint);
+            let Endpoints { near, far } = targets.remove(drawn.unwrap_or_default()).endpoints;
+            let mut room = MAX_CHOICE;
+            for list in [near, far].iter().filter(|list| !list.is_empty()) {
+                let first = u32::try_from(list.len()).map_or(0, &mut *draw);
+                let first = usize::try_from(first).unwrap_or_default();
+                for endpoint in list.iter().cycle().skip(first).take(list.len().min(room)) {
+                    if !endpoints.contains(endpoint) {
+                        endpoints.push(*endpoint);
+                    }
                 }
+                room = room.saturating_sub(list.len());
             }
         }
         Self { endpoints: endpoints.into(), next: 0 }
@@ -64,10 +72,16 @@ impl Choice {
         Self { endpoints, next: 0 }
     }
 
-    /// The same endpoints, from this one on.
+    /// The same endpoints, from this one on, which comes before them where it is none of them.
     #[must_use]
     pub fn starting_at(mut self, endpoint: Option<SocketAddr>) -> Self {
-        self.next = self.endpoints.iter().position(|one| Some(*one) == endpoint).unwrap_or_default();
+        let Some(endpoint) = endpoint else { return self };
+        if let Some(position) = self.endpoints.iter().position(|one| *one == endpoint) {
+            self.next = position;
+        } else {
+            self.endpoints = std::iter::once(endpoint).chain(self.endpoints.iter().copied()).collect();
+            self.next = 0;
+        }
         self
     }
 
@@ -87,8 +101,8 @@ impl Choice {
 
 #[cfg(test)]
 mod tests {
-    use super::{Choice, Weighted};
-    use std::net::SocketAddr;
+    use super::{Choice, Endpoints, MAX_CHOICE, Weighted};
+    use std::{net::SocketAddr, sync::Arc};
 
     #[test]
     fn every_address_is_tried_before_one_is_tried_again() {
@@ -103,7 +117,10 @@ mod tests {
     fn a_target_gets_its_share_and_the_others_are_what_is_left() {
         let target = |weight, addresses: &[&str]| Weighted {
             weight,
-            endpoints: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            endpoints: Endpoints {
+                near: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+                far: Arc::default(),
+            },
         };
         let targets = [
             target(3, &["10.0.0.1:80", "10.0.0.2:80"]),
@@ -132,5 +149,25 @@ mod tests {
             drawn[usize::from(choice.next_endpoint().ip().to_string() == "10.0.0.4")] += 1;
         }
         assert_eq!(drawn, [3, 1, 0, 0], "by weight");
+    }
+
+    #[test]
+    fn the_first_one_is_put_first_also_where_it_is_none_of_them() {
+        let list =
+            |count: u16| (0..count).map(|port| SocketAddr::new([10, 0, 0, 1].into(), port + 1)).collect();
+        let of = |near, far| {
+            let endpoints = Endpoints { near: list(near), far: list(far) };
+            Choice::weighted(vec![Weighted { weight: 1, endpoints }], &mut |below| below - 1)
+        };
+        let ports = |mut choice: Choice, count: usize| {
+            (0..count).map(|_| choice.next_endpoint().port()).collect::<Vec<_>>()
+        };
+        assert_eq!(ports(of(3, 0).starting_at(None), 4), [3, 1, 2, 3]);
+        assert_eq!(ports(of(3, 0).starting_at(Some("10.0.0.1:1".parse().unwrap())), 4), [1, 2, 3, 1]);
+        assert_eq!(ports(of(3, 0).starting_at(Some("10.0.0.9:9".parse().unwrap())), 5), [9, 3, 1, 2, 9]);
+        // The far ones in their own order, from a drawn one on, without those that were near.
+        assert_eq!(ports(of(2, 4), 5), [2, 1, 4, 3, 2]);
+        assert_eq!(of(40, 9).endpoints.len(), MAX_CHOICE);
+        assert_eq!(of(0, 60).endpoints.len(), MAX_CHOICE);
     }
 }

@@ -4,7 +4,7 @@
 //! of a name's. An address stays known for a while after the last answer that had it, because names with many
 //! addresses answer with some of them at a time, and applications keep addresses longer than they should.
 
-use super::Addresses;
+use super::{Addresses, Service};
 use crate::policy::{Host, Resolution};
 use hickory_resolver::{
     TokioResolver,
@@ -17,12 +17,14 @@ use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap, HashSet},
     fs, io, iter,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
+    sync::Notify,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -55,6 +57,9 @@ struct Inner {
     published: Addresses,
     known: RefCell<Known>,
     watches: RefCell<HashMap<Host, JoinHandle<()>>>,
+    /// The names that are Services'.
+    services: RefCell<BTreeSet<Host>>,
+    services_changed: Notify,
 }
 
 /// Both ways, so that a connection costs the same however many names there are.
@@ -92,15 +97,27 @@ impl Names {
         self.0.known.borrow().addresses(host)
     }
 
-    /// Watches these hosts from now on, and no others. The future waits a moment for the first answers about new ones.
-    pub fn watch(&self, resolver: &Rc<TokioResolver>, hosts: Vec<Host>) -> impl Future<Output = ()> + use<> {
+    /// Watches these hosts from now on, and no others. The future waits a moment for the first answers about new ones. What
+    /// the names of Services stand for is told by [`Names::learn_service`].
+    pub fn watch(
+        &self,
+        resolver: &Rc<TokioResolver>,
+        hosts: Vec<Host>,
+        services: BTreeSet<Host>,
+    ) -> impl Future<Output = ()> + use<> {
+        let forget = |host: &Host| {
+            self.0.known.borrow_mut().forget(host);
+            self.0.published.forget(host);
+        };
+        let before = self.0.services.replace(services.clone());
+        before.difference(&services).for_each(forget);
+        self.0.known.borrow_mut().unresolved.extend(services.difference(&before).cloned());
         let hosts: HashSet<Host> = hosts.into_iter().collect();
         self.0.watches.borrow_mut().retain(|host, watch| {
             let keep = hosts.contains(host);
             if !keep {
                 watch.abort();
-                self.0.known.borrow_mut().forget(host);
-                self.0.published.forget(host);
+                forget(host);
             }
             keep
         });
@@ -117,6 +134,34 @@ impl Names {
         async move {
             // Ends when every watch has dropped its sender: after its first answer, or its first failure.
             let _ = timeout(FIRST_ANSWERS, answers.recv()).await;
+        }
+    }
+
+    /// What a host of [`Names::watch`] stands for that is a Service's. None: the cluster has no such Service.
+    pub fn learn_service(&self, host: &Host, service: Option<Arc<Service>>) {
+        if !self.0.services.borrow().contains(host) {
+            return;
+        }
+        let addresses = service.iter().flat_map(|service| service.addresses());
+        self.0.known.borrow_mut().are(host, addresses.map(|address| (address, Instant::now())).collect());
+        match service {
+            Some(service) => self.0.published.publish_service(host, service),
+            None => self.0.published.forget(host),
+        }
+        self.0.services_changed.notify_waiters();
+    }
+
+    /// Waits until the Service whose the host is has an endpoint for what was dialled, or is none any more. Says whether it
+    /// had to be waited for.
+    pub async fn endpoints(&self, host: &Host, dialled: SocketAddr) -> bool {
+        let mut has_waited = false;
+        loop {
+            let changed = self.0.services_changed.notified();
+            if self.0.published.service(host).is_none_or(|service| !service.lacks_endpoints(dialled)) {
+                return has_waited;
+            }
+            has_waited = true;
+            changed.await;
         }
     }
 
@@ -154,6 +199,12 @@ impl Known {
                 known.insert(address, now);
             }
         }
+        self.are(host, known);
+    }
+
+    /// These and no others are the host's addresses.
+    fn are(&mut self, host: &Host, known: HashMap<IpAddr, Instant>) {
+        self.forget(host);
         for address in known.keys() {
             self.hosts.entry(*address).or_default().insert(host.clone());
         }

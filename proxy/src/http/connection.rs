@@ -21,7 +21,7 @@ use super::session::{Connected, Session, Supply};
 use super::wire::Wire;
 use super::{h1, h2};
 use crate::detect::{Detected, HTTP2_SETTINGS, begins_as_http2, detect};
-use crate::endpoint::{Addresses, Choice};
+use crate::endpoint::{Addresses, Way};
 use crate::observe::{Connection, DetectedProtocol as Counted, Metrics, Observer};
 use crate::policy::{Protocol, Router};
 use crate::reason::Reason;
@@ -52,7 +52,7 @@ pub struct Http {
     pub router: Router,
     /// Where the upstream connection leads, if there is one.
     pub endpoint: Option<SocketAddr>,
-    pub endpoints: Choice,
+    pub way: Way,
     pub dialer: Dialer,
     pub addresses: Addresses,
     /// What the connection's own attempts to connect may cost.
@@ -285,9 +285,16 @@ impl Http {
         let metrics = self.observer.metrics();
         let shared = connect::Shared { budget: &self.budget, metrics, epoch: self.epoch };
         let mut progress = connect::Progress::default();
-        let endpoints = self.endpoints.clone();
-        let connecting =
-            connect(&self.connect, self.destination, endpoints, &self.dialer, &shared, &mut progress);
+        let endpoints = self.way.endpoints(&self.addresses);
+        let connecting = connect(
+            &self.connect,
+            Instant::now(),
+            self.destination,
+            endpoints,
+            &self.dialer,
+            &shared,
+            &mut progress,
+        );
         let result = tokio::select! {
             result = connecting => result.map_err(|failed| failed.why),
             _ = client.ready(Interest::ERROR) => Err(Reason::ClientGone),
@@ -309,7 +316,7 @@ impl Http {
             router: self.router,
             workload: self.workload,
             destination: self.destination,
-            endpoints: self.endpoints,
+            way: self.way,
             addresses: self.addresses,
             dial: Rc::new(move |endpoint| {
                 let dialer = dialer.clone();

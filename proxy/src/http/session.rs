@@ -13,7 +13,7 @@ use super::exchange::{Ended, Plan, Prior};
 use super::pool::Share;
 use super::replay::Buffers;
 use super::wire::Wire;
-use crate::endpoint::{Addresses, Choice};
+use crate::endpoint::{Addresses, Choice, Way};
 use crate::observe::{Grpc, HttpProtocol, Observer, RequestAttempt, RequestEnd, RequestOrigin};
 use crate::policy::{Headers, HttpPolicy, Policy, Router};
 use crate::reason::{AttemptOutcome, Reason};
@@ -27,7 +27,7 @@ pub struct Session<S> {
     pub workload: Arc<str>,
     pub destination: SocketAddr,
     /// Where the attempts go of a request whose route has no targets, the connection's own endpoint first.
-    pub endpoints: Choice,
+    pub way: Way,
     /// The addresses of the routes' targets.
     pub addresses: Addresses,
     pub dial: Dial<S>,
@@ -102,12 +102,12 @@ impl<S: Wire> Session<S> {
         let routed = self.router.route(request);
         let under = self.under(routed.policy);
         let Some(route) = routed.route else {
-            let (http, endpoints) = (HttpPolicy::passing(), self.endpoints.clone());
+            let (http, endpoints) = (HttpPolicy::passing(), self.way.endpoints(&self.addresses));
             return Taken { under, http, route: None, endpoints, goes_on: true };
         };
         let goes_on = !route.leads_elsewhere();
         let endpoints = if route.targets.is_empty() {
-            self.endpoints.clone()
+            self.way.endpoints(&self.addresses)
         } else {
             let resolved = self.addresses.of(&route.targets, self.destination);
             let mut draw = |below: u32| fastrand::u32(..below);

@@ -1,6 +1,8 @@
 //! The thread that watches the API server: pods, namespaces, and policy objects of the kinds that the cluster has.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod endpoints;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::future::ready;
 use std::io;
@@ -11,7 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::{Namespace, Pod as Pods};
+use k8s_openapi::api::core::v1::{Namespace, Pod as Pods, Service as ServiceObject};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -24,10 +27,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use self::endpoints::{Run, ServiceWatches};
 use super::objects::{Kind, Object, Objects};
 use super::roster::{Change, Pod, Roster, Word};
 use super::status::{self, Report};
 use super::{KubernetesError, PodUid, REQUEST_TIMEOUT, Settings};
+use crate::endpoint::Service;
+use crate::policy::Host;
 
 /// How many changes may wait for the intake thread. The watches wait then, and the API server with them.
 const MAX_CHANGES: usize = 1024;
@@ -44,6 +50,8 @@ pub enum Event {
     Pods(Change),
     /// All policy objects that there are.
     Objects(Arc<[Object]>),
+    /// What names of Services have come to stand for; none: there is no such Service.
+    Services(Vec<(Host, Option<Arc<Service>>)>),
     /// Everything that there was at the beginning has been told.
     Synced,
 }
@@ -54,6 +62,8 @@ pub struct Cluster {
     pub health: Health,
     /// What has become of the objects, for their status.
     pub reports: watch::Sender<Report>,
+    /// The names of Services that policies need to know.
+    pub needed: watch::Sender<BTreeSet<Host>>,
 }
 
 /// How the watches do. A clone is the same.
@@ -101,6 +111,7 @@ pub fn start(settings: &Settings) -> Result<Cluster, KubernetesError> {
     let (events, receiver) = mpsc::channel(MAX_CHANGES);
     let (state, health) = watch::channel(State::default());
     let (reports, report) = watch::channel(Report::default());
+    let (needed, needs) = watch::channel(BTreeSet::new());
     let (started, has_started) = sync_channel(1);
     let settings = settings.clone();
     let run = move |runtime: runtime::Runtime| {
@@ -112,7 +123,7 @@ pub fn start(settings: &Settings) -> Result<Cluster, KubernetesError> {
             };
             drop(started.send(Ok(())));
             tokio::spawn(status::write(client.clone(), settings.clone(), report));
-            Watches::new(client, settings, events, state).run().await;
+            Watches::new(client, settings, events, state, needs).run().await;
         });
     };
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
@@ -120,7 +131,7 @@ pub fn start(settings: &Settings) -> Result<Cluster, KubernetesError> {
     let thread = thread::Builder::new().name("kubernetes".to_owned());
     thread.spawn(move || run(runtime)).map_err(KubernetesError::Thread)?;
     has_started.recv().map_err(|error| KubernetesError::Thread(io::Error::other(error)))??;
-    Ok(Cluster { events: receiver, health: Health(health), reports })
+    Ok(Cluster { events: receiver, health: Health(health), reports, needed })
 }
 
 async fn client(settings: &Settings) -> Result<Client, KubernetesError> {
@@ -153,6 +164,10 @@ enum Input {
     Namespaces(Told<PartialObjectMeta<Namespace>>),
     Crds(Told<PartialObjectMeta<CustomResourceDefinition>>),
     Objects(&'static Kind, Told<DynamicObject>),
+    Services(Run, Told<ServiceObject>),
+    Slices(Run, Told<EndpointSlice>),
+    /// The zone that the node is in.
+    Zone(String),
 }
 
 struct Watches {
@@ -164,6 +179,8 @@ struct Watches {
     inputs: mpsc::Receiver<Input>,
     roster: Roster,
     objects: Objects,
+    services: ServiceWatches,
+    needs: watch::Receiver<BTreeSet<Host>>,
     /// When the objects are told, where they have changed.
     tell_objects: Option<Instant>,
     /// The kinds that are watched.
@@ -183,9 +200,17 @@ impl Watches {
         settings: Settings,
         events: mpsc::Sender<Event>,
         state: watch::Sender<State>,
+        needs: watch::Receiver<BTreeSet<Host>>,
     ) -> Self {
         let (input, inputs) = mpsc::channel(MAX_CHANGES);
         Self {
+            services: ServiceWatches::new(
+                client.clone(),
+                settings.node.clone(),
+                state.clone(),
+                input.clone(),
+            ),
+            needs,
             client,
             roster: Roster::new(settings.selector.clone()),
             settings,
@@ -222,6 +247,10 @@ impl Watches {
                     self.tell_objects = None;
                     vec![Event::Objects(self.objects.all())]
                 }
+                Ok(()) = self.needs.changed() => {
+                    let needed = self.needs.borrow_and_update().clone();
+                    self.services.need(needed).into_iter().collect()
+                }
                 () = self.events.closed() => return,
             };
             for event in events {
@@ -256,6 +285,12 @@ impl Watches {
                 if self.kinds.contains_key(&kind.full_name()) && self.of_objects(kind, told) {
                     self.tell_objects.get_or_insert_with(|| Instant::now() + SETTLE);
                 }
+                Vec::new()
+            }
+            Input::Services(run, told) => self.services.of_services(&run, told).into_iter().collect(),
+            Input::Slices(run, told) => self.services.of_slices(&run, told).into_iter().collect(),
+            Input::Zone(zone) => {
+                self.services.is_in_zone(zone);
                 Vec::new()
             }
         };
@@ -388,12 +423,12 @@ async fn forward<K>(
 /// What a watch tells, for ever: after a failure it begins again, after a pause, and what was known stays known until it
 /// has all of it anew.
 fn follow<K: Debug, E: Stream<Item = Result<watcher::Event<K>, watcher::Error>>>(
-    kind: &str,
+    kind: impl Into<String>,
     events: E,
     key: impl Fn(&K) -> Option<String>,
     state: watch::Sender<State>,
 ) -> impl Stream<Item = Told<K>> {
-    let (mut there, kind) = (HashSet::new(), kind.to_owned());
+    let (mut there, kind) = (HashSet::new(), kind.into());
     let pauses = watcher::DefaultBackoff::default();
     events.backoff(pauses).filter_map(move |event| {
         let told = match event {

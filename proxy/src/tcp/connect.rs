@@ -56,16 +56,16 @@ pub struct Shared<'a> {
     pub epoch: Instant,
 }
 
-/// Connects to the destination as its policy says.
+/// Connects to the destination as its policy says, whose time runs from `begun` on.
 pub async fn connect(
     retry: &ConnectRetry,
+    begun: Instant,
     destination: SocketAddr,
     mut endpoints: Choice,
     dialer: &Dialer,
     shared: &Shared<'_>,
     progress: &mut Progress,
 ) -> Result<(net::TcpStream, SocketAddr), Failed> {
-    let begun = Instant::now();
     shared.budget.deposit(begun - shared.epoch);
     let mut backoff = Duration::ZERO;
     let mut made = 0;

@@ -140,7 +140,7 @@ impl Setup {
             workload: "test".into(),
             destination: address(),
             addresses: Addresses::default(),
-            endpoints: Choice::new(address(), self.others),
+            way: Choice::new(address(), self.others).into(),
             dial: Rc::new(move |endpoint| {
                 let (answer, answered) = oneshot::channel();
                 let _ = ask.send(Dial { endpoint, size, answer });

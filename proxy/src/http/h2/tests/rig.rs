@@ -104,7 +104,7 @@ impl Rig {
             workload: "test".into(),
             destination: endpoint,
             addresses: Addresses::default(),
-            endpoints: Choice::new(endpoint, []),
+            way: Choice::new(endpoint, []).into(),
             dial: Rc::new(move |_| {
                 let outcome = failure.get().map_or(Ok(()), Err);
                 let dialled_by = dialled_by.clone();
