@@ -403,7 +403,7 @@ impl Agent {
             Some(_) => kubernetes::split_services(table.hosts()),
             None => (BTreeSet::new(), table.hosts().cloned().collect()),
         };
-        let watched = self.node.watch_names(hosts, services.clone());
+        let watched = self.node.watch_names(hosts, &services);
         if let Some(pods) = &self.pods {
             pods.need(services);
         }

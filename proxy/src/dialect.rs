@@ -42,11 +42,13 @@ pub const MAX_DOCUMENTS: usize = 1_000;
 pub struct Options {
     /// Whether an App Mesh route without a retry policy has App Mesh's default one.
     pub app_mesh_default_retry: bool,
+    /// Whether they are read for a cluster: then its Services can be found by their names.
+    pub in_cluster: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { app_mesh_default_retry: true }
+        Self { app_mesh_default_retry: true, in_cluster: false }
     }
 }
 
@@ -123,11 +125,14 @@ fn read_all(
             None => drop(unsupported(&root, &mut problems)),
         }
     }
-    let policies: Vec<_> = DIALECTS
+    let mut policies: Vec<_> = DIALECTS
         .iter()
         .zip(&by_dialect)
         .flat_map(|(dialect, documents)| (dialect.policies)(documents, &mut problems))
         .collect();
+    for policy in policies.iter_mut().filter(|_| options.in_cluster) {
+        common::leave_out_short_names(&mut policy.to);
+    }
     for policy in &policies {
         lint::note(policy, &mut problems);
     }

@@ -296,7 +296,7 @@ impl Node {
     pub fn watch_names(
         &self,
         hosts: Vec<Host>,
-        services: BTreeSet<Host>,
+        services: &BTreeSet<Host>,
     ) -> impl Future<Output = ()> + use<> {
         self.names.watch(&self.resolver, hosts, services)
     }

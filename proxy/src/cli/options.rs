@@ -101,7 +101,8 @@ impl AgentName {
 
 impl DialectOptions {
     pub fn get(self) -> dialect::Options {
-        dialect::Options { app_mesh_default_retry: !self.no_app_mesh_default_retry }
+        let app_mesh_default_retry = !self.no_app_mesh_default_retry;
+        dialect::Options { app_mesh_default_retry, ..dialect::Options::default() }
     }
 }
 

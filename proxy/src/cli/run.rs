@@ -132,6 +132,7 @@ impl Arguments {
         settings.kubernetes = self.node.settings();
         let is_node = settings.kubernetes.is_some();
         if is_node {
+            settings.dialect.in_cluster = true;
             // Each pod has its own; a connection whose pod can't be told is nobody's that a policy selects.
             settings.identity = Some(Arc::default());
         }

@@ -1,13 +1,13 @@
 //! What the formats of systems that are built on Envoy, or run on Kubernetes, have in common.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::fields::{Field, Map, Problems};
 use super::note::Code;
-use crate::policy::{DuplicateName, Host, HttpPolicy, Origin, PolicyName};
+use crate::policy::{Address, Destination, DuplicateName, Host, HttpPolicy, Origin, PolicyName};
 use crate::retry::request::{Condition, Conditions, Methods};
 use crate::retry::{Backoff, RequestRetry};
 
@@ -34,6 +34,9 @@ const METADATA: &[&str] = &[
     "selfLink",
     "uid",
 ];
+
+/// Where the Services of a cluster are.
+pub(super) const CLUSTER: &str = ".svc.cluster.local";
 
 /// Where a Kubernetes object is.
 #[derive(Clone, Debug)]
@@ -140,6 +143,29 @@ pub(super) fn service_hosts(name: &str, namespace: Option<&str>) -> Vec<Host> {
     let names =
         [Some(name.to_owned()), in_namespace(""), in_namespace(".svc"), in_namespace(".svc.cluster.local")];
     names.into_iter().flatten().filter_map(|name| name.parse().ok()).collect()
+}
+
+/// Leaves the shortest name of each Service out: to other namespaces it is another one's.
+pub(super) fn leave_out_short_names(to: &mut Vec<Destination>) {
+    let mut services = HashSet::new();
+    for Destination { address, port } in &*to {
+        if let Address::Host(host) = address
+            && host.as_str().ends_with(CLUSTER)
+            && let Some((name, _)) = host.as_str().split_once('.')
+            && let Ok(short) = name.parse::<Host>()
+        {
+            services.insert((short, *port));
+        }
+    }
+    to.retain(|Destination { address, port }| match address {
+        Address::Host(host) => !services.contains(&(host.clone(), *port)),
+        Address::Any | Address::Network(_) | Address::Suffix(_) => true,
+    });
+}
+
+/// A Service's whole name, if it can be one.
+pub(super) fn whole_name(name: &str, namespace: &str) -> Option<Host> {
+    format!("{name}.{namespace}{CLUSTER}").parse().ok()
 }
 
 /// Every item of a list that may not be long.

@@ -78,6 +78,8 @@ fn is_route(kind: &str) -> bool {
 /// What routes refer to, or is attached to them.
 #[derive(Default)]
 struct Context<'a> {
+    /// Services can be found by their names.
+    in_cluster: bool,
     attached: Vec<Attached<'a>>,
     backends: Vec<Backend<'a>>,
     services: Vec<linkerd::Service<'a>>,
@@ -113,6 +115,7 @@ pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> V
             ),
         }
     }
+    context.in_cluster = documents.iter().any(|document| document.options.in_cluster);
     context.profiles = profiles.iter().filter_map(|(_, who)| profile::service_of(who)).collect();
     for (name, namespace) in &context.profiles {
         let is_its = |service: &linkerd::Service<'_>| service.is(name, Some(namespace));

@@ -22,8 +22,6 @@ const GROUP: &str = "networking.istio.io";
 const VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SERVICE: &str = "VirtualService";
 const RULE: &str = "DestinationRule";
-/// What a Service's whole name ends with.
-const CLUSTER: &str = ".svc.cluster.local";
 
 pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
     [SERVICE, RULE].into_iter().find(|kind| is_kind(root, GROUP, kind))
@@ -77,7 +75,7 @@ fn names(host: &Host, namespace: Option<&str>) -> Vec<Host> {
     if !text.contains('.') {
         return common::service_hosts(text, namespace);
     }
-    let service = text.strip_suffix(CLUSTER).and_then(|service| service.split_once('.'));
+    let service = text.strip_suffix(common::CLUSTER).and_then(|service| service.split_once('.'));
     match service {
         Some((name, of)) if !of.contains('.') => {
             let mut names = common::service_hosts(name, Some(of));
@@ -91,7 +89,7 @@ fn names(host: &Host, namespace: Option<&str>) -> Vec<Host> {
 /// A host's whole name, as far as the document tells it.
 fn whole_name(host: &Host, namespace: Option<&str>) -> Host {
     let whole = namespace.filter(|_| !host.as_str().contains('.'));
-    let whole = whole.and_then(|namespace| format!("{}.{namespace}{CLUSTER}", host.as_str()).parse().ok());
+    let whole = whole.and_then(|namespace| common::whole_name(host.as_str(), namespace));
     whole.unwrap_or_else(|| host.clone())
 }
 

@@ -103,14 +103,14 @@ impl Names {
         &self,
         resolver: &Rc<TokioResolver>,
         hosts: Vec<Host>,
-        services: BTreeSet<Host>,
+        services: &BTreeSet<Host>,
     ) -> impl Future<Output = ()> + use<> {
         let forget = |host: &Host| {
             self.0.known.borrow_mut().forget(host);
             self.0.published.forget(host);
         };
         let before = self.0.services.replace(services.clone());
-        before.difference(&services).for_each(forget);
+        before.difference(services).for_each(forget);
         self.0.known.borrow_mut().unresolved.extend(services.difference(&before).cloned());
         let hosts: HashSet<Host> = hosts.into_iter().collect();
         self.0.watches.borrow_mut().retain(|host, watch| {

@@ -268,10 +268,8 @@ impl Services {
             }
             let mut slices = slices.remove(&name).unwrap_or_default();
             slices.sort_unstable_by_key(|(place, _)| *place);
-            let service = needed
-                .spec
-                .as_ref()
-                .map(|spec| Arc::new(service(spec, slices.into_iter().map(|(_, slice)| slice))));
+            let slices: Vec<_> = slices.into_iter().map(|(_, slice)| slice).collect();
+            let service = needed.spec.as_ref().map(|spec| Arc::new(service(spec, &slices)));
             if service.is_none() || service != needed.told {
                 needed.told.clone_from(&service);
                 changes.extend(needed.hosts.iter().map(|host| (host.clone(), service.clone())));
@@ -383,8 +381,8 @@ fn endpoint(object: &EndpointObject, place: &Place) -> Option<Endpoint> {
 }
 
 /// A Service with the endpoints of its slices.
-fn service<'a>(spec: &Spec, slices: impl Iterator<Item = &'a Slice> + Clone) -> Service {
-    let endpoints = || slices.clone().flat_map(|slice| &slice.endpoints);
+fn service(spec: &Spec, slices: &[&Slice]) -> Service {
+    let endpoints = || slices.iter().flat_map(|slice| &slice.endpoints);
     let addresses: BTreeSet<IpAddr> = endpoints().map(|endpoint| endpoint.address).collect();
     let is_headless = spec.cluster_addresses.is_empty();
     let stickiness = if !is_headless && spec.keeps_clients {
@@ -394,33 +392,29 @@ fn service<'a>(spec: &Spec, slices: impl Iterator<Item = &'a Slice> + Clone) -> 
     } else {
         Stickiness::Endpoints
     };
-    let port = |(name, number): (&Box<str>, &u16)| {
-        let of_port = slices.clone().flat_map(|slice| {
-            let port = slice.ports.get(name);
-            port.into_iter().flat_map(|port| slice.endpoints.iter().map(|endpoint| (endpoint, *port)))
-        });
+    let port = |name: &str, number| {
+        let of_port = slices.iter().filter_map(|slice| Some((slice, *slice.ports.get(name)?)));
+        let of_port = of_port.flat_map(|(slice, port)| slice.endpoints.iter().map(move |one| (one, port)));
         let of_port = of_port.filter(|(endpoint, _)| is_headless || !spec.is_local || endpoint.is_here);
-        let of_family = |is_v4: bool| {
-            ordered(of_port.clone().filter(move |(endpoint, _)| endpoint.address.is_ipv4() == is_v4))
-        };
-        ServicePort { number: *number, v4: of_family(true), v6: of_family(false) }
+        let (v4, v6) = of_port.partition::<Vec<_>, _>(|(endpoint, _)| endpoint.address.is_ipv4());
+        ServicePort { number, v4: ordered(&v4), v6: ordered(&v6) }
     };
     Service {
         cluster_addresses: spec.cluster_addresses.clone(),
         endpoint_addresses: addresses.into_iter().collect(),
-        ports: spec.ports.iter().map(port).collect(),
+        ports: spec.ports.iter().map(|(name, number)| port(name, *number)).collect(),
         stickiness,
     }
 }
 
 /// Those that are ready, or, where none is, those that still serve on their way out.
-fn ordered<'a>(endpoints: impl Iterator<Item = (&'a Endpoint, u16)> + Clone) -> Endpoints {
+fn ordered(endpoints: &[(&Endpoint, u16)]) -> Endpoints {
     let of_state = |state| {
-        let those = endpoints.clone().filter(move |(endpoint, _)| endpoint.state == state);
+        let those = endpoints.iter().filter(|(endpoint, _)| endpoint.state == state);
         // A slice that is being replaced may name an endpoint that its successor has, too.
-        let all: BTreeSet<_> =
-            those.map(|(endpoint, port)| (endpoint.rank, SocketAddr::new(endpoint.address, port))).collect();
-        all
+        those
+            .map(|(endpoint, port)| (endpoint.rank, SocketAddr::new(endpoint.address, *port)))
+            .collect::<BTreeSet<_>>()
     };
     let mut all = of_state(State::Ready);
     if all.is_empty() {

@@ -164,8 +164,8 @@ enum Input {
     Namespaces(Told<PartialObjectMeta<Namespace>>),
     Crds(Told<PartialObjectMeta<CustomResourceDefinition>>),
     Objects(&'static Kind, Told<DynamicObject>),
-    Services(Run, Told<ServiceObject>),
-    Slices(Run, Told<EndpointSlice>),
+    Services(Run, Box<Told<ServiceObject>>),
+    Slices(Run, Box<Told<EndpointSlice>>),
     /// The zone that the node is in.
     Zone(String),
 }
@@ -287,8 +287,8 @@ impl Watches {
                 }
                 Vec::new()
             }
-            Input::Services(run, told) => self.services.of_services(&run, told).into_iter().collect(),
-            Input::Slices(run, told) => self.services.of_slices(&run, told).into_iter().collect(),
+            Input::Services(run, told) => self.services.of_services(&run, *told).into_iter().collect(),
+            Input::Slices(run, told) => self.services.of_slices(&run, *told).into_iter().collect(),
             Input::Zone(zone) => {
                 self.services.is_in_zone(zone);
                 Vec::new()

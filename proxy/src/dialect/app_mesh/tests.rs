@@ -102,7 +102,8 @@ fn the_default_retry_policy_can_be_left_out() {
     let http = &one(&text).routes[0].http.clone();
     assert_eq!((http.retry.num_retries, http.retry.status_codes.iter().collect::<Vec<_>>()), (2, vec![503]));
     let file = (Arc::from(Path::new("r.json")), text.as_str());
-    let parsed = parse_all_with(Options { app_mesh_default_retry: false }, &[file]).unwrap();
+    let parsed =
+        parse_all_with(Options { app_mesh_default_retry: false, ..Options::default() }, &[file]).unwrap();
     assert_eq!(parsed.policies[0].routes[0].http.retry.num_retries, 0);
 }
 

@@ -1,6 +1,7 @@
 //! HTTPRoute and GRPCRoute.
 
 use std::borrow::Cow;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::attached::Attached;
@@ -42,6 +43,17 @@ struct Parents<'a> {
     /// It hangs on something that is told by its hostnames, or on nothing.
     has_hostnames: bool,
     services: Vec<(Named<'a>, Vec<Destination>)>,
+}
+
+impl Parents<'_> {
+    /// Whether it hangs on this Service and on nothing else: its requests are on their way there.
+    fn are(&self, name: &str, namespace: Option<&str>, port: Option<NonZeroU16>) -> bool {
+        let is_port = |own: Option<NonZeroU16>| own.is_none() || port.is_none() || own == port;
+        let is_its = |((known, of), to): &(Named<'_>, Vec<Destination>)| {
+            *known == name && is_same(*of, namespace) && to.iter().all(|to| is_port(to.port))
+        };
+        !self.has_hostnames && self.services.iter().all(is_its)
+    }
 }
 
 /// The routes of all documents. Where matches are equal, those of the oldest document come first, and then those of the first
@@ -351,13 +363,18 @@ impl<'a> Rules<'_, 'a> {
                 backend.metadata.name == text && is_same(backend.metadata.namespace, namespace)
             });
             let mut is_known = true;
-            let address = match (kind, backend) {
-                ("Hostname", _) => TargetAddress::Host { host: name.parsed(problems)?, port },
-                ("Backend", Some(backend)) => backend.address.clone(),
+            let whole_name = namespace
+                .filter(|_| kind == "Service" && self.context.in_cluster)
+                .and_then(|namespace| common::whole_name(text, namespace));
+            if kind == "Service" {
+                services.push((text, namespace));
+            }
+            let address = match (kind, backend, whole_name) {
+                ("Hostname", ..) => TargetAddress::Host { host: name.parsed(problems)?, port },
+                ("Backend", Some(backend), _) => backend.address.clone(),
+                (.., Some(_)) if self.parents.are(text, namespace, port) => TargetAddress::Original,
+                (.., Some(host)) => TargetAddress::Host { host, port },
                 _ => {
-                    if kind == "Service" {
-                        services.push((text, namespace));
-                    }
                     let message = format!(
                         "nothing here tells where the {kind} {text:?} is; requests go where they were sent"
                     );

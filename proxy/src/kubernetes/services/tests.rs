@@ -76,8 +76,12 @@ fn needing(names: &[&str]) -> Services {
 
 /// These objects are all that there are.
 fn listed(services: &mut Services, objects: &[ServiceObject], slices: &[EndpointSlice]) {
-    objects.iter().for_each(|object| services.is(object));
-    slices.iter().for_each(|slice| services.is_slice(slice));
+    for object in objects {
+        services.is(object);
+    }
+    for slice in slices {
+        services.is_slice(slice);
+    }
     services.only("shop", &objects.iter().filter_map(|one| one.metadata.name.clone()).collect());
     services.only_slices("shop", &slices.iter().filter_map(|one| one.metadata.name.clone()).collect());
 }

@@ -155,8 +155,10 @@ impl ServiceWatches {
         let slices = watcher(slices, of_slices);
         let slices = follow(slices_kind, slices, |one| one.metadata.name.clone(), self.state.clone());
         let (one, other) = (run.clone(), run.clone());
-        let services = forward(services, move |told| Input::Services(one.clone(), told), self.input.clone());
-        let slices = forward(slices, move |told| Input::Slices(other.clone(), told), self.input.clone());
+        let services =
+            forward(services, move |told| Input::Services(one.clone(), Box::new(told)), self.input.clone());
+        let slices =
+            forward(slices, move |told| Input::Slices(other.clone(), Box::new(told)), self.input.clone());
         [tokio::spawn(services).abort_handle(), tokio::spawn(slices).abort_handle()]
     }
 }
