@@ -272,9 +272,13 @@ async fn follow(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::iter;
     use std::net::IpAddr;
+    use std::pin::pin;
     use std::rc::Rc;
+    use std::sync::Arc;
+    use std::time::Duration;
 
     use hickory_resolver::TokioResolver;
     use hickory_resolver::config::ResolverConfig;
@@ -283,7 +287,8 @@ mod tests {
     use tokio::time::{Instant, timeout};
 
     use super::{Known, MEMORY, Names, RETRY, follow, whole};
-    use crate::policy::Host;
+    use crate::endpoint::{Endpoints, Service, ServicePort};
+    use crate::policy::{Host, Resolution as _};
 
     fn learn(known: &mut Known, host: &str, addresses: &[&str], now: Instant) {
         let host: Host = host.parse().unwrap();
@@ -334,5 +339,50 @@ mod tests {
             let name = whole(&host.parse().unwrap()).unwrap();
             assert_eq!((name.to_ascii(), name.is_fqdn()), (format!("{host}."), true));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_services_endpoint_goes_on_when_it_comes() {
+        let (names, host): (_, Host) = (Names::default(), "web.shop.svc.cluster.local".parse().unwrap());
+        let (dialled, pod) = ("10.0.0.1:80".parse().unwrap(), "10.1.0.1");
+        let service = |endpoints: &[&str]| {
+            let near = endpoints.iter().map(|one| format!("{one}:8080").parse().unwrap()).collect();
+            let v4 = Endpoints { near, far: Arc::default() };
+            Some(Arc::new(Service {
+                cluster_addresses: vec!["10.0.0.1".parse().unwrap()],
+                endpoint_addresses: endpoints.iter().map(|one| one.parse().unwrap()).collect(),
+                ports: vec![ServicePort { number: 80, v4, v6: Endpoints::default() }],
+                ..Service::default()
+            }))
+        };
+        let unresolved = |names: &Names| {
+            let mut all = Vec::new();
+            names.unresolved(&mut |host| all.push(host.to_string()));
+            all
+        };
+        // What nobody asked for is passed over.
+        names.learn_service(&host, service(&[pod]));
+        assert!(names.published().service(&host).is_none());
+        let resolver =
+            TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default());
+        let resolver = Rc::new(resolver.build().unwrap());
+        let services = [host.clone()].into();
+        names.watch(&resolver, Vec::new(), &services).await;
+        assert_eq!(unresolved(&names), [host.as_str()]);
+        assert!(!names.endpoints(&host, dialled).await, "nothing is known, so nothing is waited for");
+
+        names.learn_service(&host, service(&[]));
+        assert!(unresolved(&names).is_empty());
+        let waiting = names.endpoints(&host, dialled);
+        let mut waiting = pin!(waiting);
+        assert!(timeout(Duration::from_secs(9), &mut waiting).await.is_err());
+        names.learn_service(&host, service(&[pod]));
+        assert!(waiting.await);
+        assert!(!names.endpoints(&host, dialled).await);
+        assert_eq!(at(&names.0.known.borrow(), pod), [host.as_str()]);
+        assert_eq!(at(&names.0.known.borrow(), "10.0.0.1"), [host.as_str()]);
+
+        names.watch(&resolver, Vec::new(), &BTreeSet::new()).await;
+        assert!(at(&names.0.known.borrow(), pod).is_empty() && names.published().service(&host).is_none());
     }
 }

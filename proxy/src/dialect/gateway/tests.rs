@@ -6,12 +6,13 @@ mod matches;
 mod profile;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::dialect::{Code, Parsed, parse};
-use crate::policy::{AddedHeaders, Setting};
+use crate::dialect::{Code, Options, Parsed, parse, parse_all_with};
+use crate::policy::{AddedHeaders, Address, Setting, TargetAddress};
 use crate::retry::request::{Condition, Conditions};
 
 const OPTION: &str = "
@@ -479,4 +480,37 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn in_a_cluster_backends_are_where_their_services_are() {
+    let options = Options { in_cluster: true, ..Options::default() };
+    let route = |namespace: &str, backends: &str| {
+        let text = rule(&format!("{{backendRefs: [{backends}]}}")).replace("{name: a}", namespace);
+        let parsed = parse_all_with(options, &[(Arc::from(Path::new("p.yaml")), &text)]).unwrap();
+        let targets = &parsed.policies[0].routes[0].targets;
+        let targets = targets.iter().map(|target| match &target.address {
+            TargetAddress::Host { host, port } => format!("{host}:{port:?}"),
+            other => format!("{other:?}"),
+        });
+        let targets: Vec<_> = targets.collect();
+        let to = parsed.policies[0].to.iter().map(|to| match &to.address {
+            Address::Host(host) => host.to_string(),
+            other => format!("{other:?}"),
+        });
+        (to.collect::<Vec<_>>(), targets, parsed.notes.len())
+    };
+    let shop = "{name: a, namespace: shop}";
+    let whole = ["web.shop", "web.shop.svc", "web.shop.svc.cluster.local"].map(str::to_owned);
+    let new = "new.shop.svc.cluster.local:Some(80)".to_owned();
+    // Requests to the Service that the route hangs on are on their way there.
+    let backends = "{name: web, port: 80, weight: 9}, {name: new, port: 80}";
+    assert_eq!(route(shop, backends), (whole.to_vec(), vec!["Original".to_owned(), new.clone()], 0));
+    assert_eq!(route(shop, "{name: web, port: 80}"), (whole.to_vec(), vec![], 0));
+    let other_port = "web.shop.svc.cluster.local:Some(81)".to_owned();
+    assert_eq!(route(shop, "{name: web, port: 81}").1, [other_port]);
+    let other = "new.lab.svc.cluster.local:None".to_owned();
+    assert_eq!(route(shop, "{name: new, namespace: lab}").1, [other]);
+    // Without a namespace nobody knows whose it is.
+    assert_eq!(route("{name: a}", "{name: new, port: 80}"), (vec!["web".to_owned()], vec![], 1));
 }

@@ -133,7 +133,7 @@ async fn tls(server: &str, destination: SocketAddr, upstream: Option<TcpStream>)
         connect: unnamed.tcp.clone(),
         router,
         endpoint: upstream.as_ref().map(|_| destination),
-        endpoints: Choice::new(destination, []),
+        way: Choice::new(destination, []).into(),
         dialer: Dialer { namespace, mark: 0, traffic_class: 0 },
         addresses: Addresses::default(),
         budget: budgets.destination(destination, unnamed.budget),
