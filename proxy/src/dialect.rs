@@ -152,6 +152,12 @@ pub fn schema() -> serde_json::Value {
     native::schema()
 }
 
+/// The definition by which a Kubernetes cluster knows the native document, in YAML.
+#[must_use]
+pub fn crd() -> String {
+    translate::yaml::write(&native::definition())
+}
+
 /// The items of a list as `kubectl get -o yaml` writes it, or the document itself. A list may be empty, as a file's
 /// documents may be.
 fn unlisted<'a>(root: Field<'a>, problems: &mut Problems) -> Vec<Field<'a>> {

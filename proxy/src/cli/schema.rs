@@ -7,11 +7,15 @@ use std::process::ExitCode;
 
 /// Print the JSON Schema of redial's own policy document
 #[derive(Args, Debug)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Print the CustomResourceDefinition by which a Kubernetes cluster knows such documents instead
+    #[arg(long)]
+    crd: bool,
+}
 
 impl Arguments {
-    #[expect(clippy::unused_self, reason = "every command is run so")]
     pub fn run(self) -> ExitCode {
-        answer(format_args!("{:#}\n", dialect::schema()), ExitCode::SUCCESS)
+        let told = if self.crd { dialect::crd() } else { format!("{:#}\n", dialect::schema()) };
+        answer(told, ExitCode::SUCCESS)
     }
 }

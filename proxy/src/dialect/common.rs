@@ -18,7 +18,7 @@ pub(super) const ENVOY_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) const MAX_ENTRIES: usize = 64;
 
 /// The labels and the rest of a Kubernetes object that are for other tools.
-const METADATA: &[&str] = &[
+pub(super) const METADATA: &[&str] = &[
     "annotations",
     "creationTimestamp",
     "deletionTimestamp",

@@ -1,5 +1,6 @@
 //! redial's own document: `apiVersion: redial.dev/v1alpha1`, `kind: RetryPolicy`. docs/policies.md describes it.
 
+mod crd;
 pub(super) mod document;
 mod http;
 pub(super) mod print;
@@ -10,10 +11,11 @@ pub(super) mod words;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+pub(super) use crd::definition;
 pub(super) use document::schema;
 
 use super::Document;
-use super::common::backoff;
+use super::common::{METADATA, backoff};
 use super::fields::{Field, Map, Problems};
 use crate::policy::{NameError, Place, Policy, PolicyName, Protocol, Rest, Setting, Sources};
 use crate::retry::connect::{Failure, RetryOn};
@@ -36,7 +38,7 @@ pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
 const FIELDS: &[&str] = &["from", "to", "fallThrough", "protocol", "tcp", "http", "budget"];
 
 fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {
-    let document = root.map_of(&["apiVersion", "kind", "metadata", "spec"], problems)?;
+    let document = root.map_of(&["apiVersion", "kind", "metadata", "spec", "status"], problems)?;
     let name = document.required("metadata", problems).and_then(|field| name(&field, problems));
     let spec = document.required("spec", problems)?;
     let spec = spec.map_of(FIELDS, problems)?;
@@ -146,8 +148,8 @@ fn protocol(spec: &Map<'_>, problems: &mut Problems) -> Option<Protocol> {
 }
 
 fn name(metadata: &Field<'_>, problems: &mut Problems) -> Option<PolicyName> {
-    // Labels and annotations are for other tools: a document may go to Kubernetes as it is.
-    let metadata = metadata.map_of(&["name", "namespace", "labels", "annotations"], problems)?;
+    // What else there is is for other tools: a document may go to Kubernetes as it is, and come from there.
+    let metadata = metadata.map_of(METADATA, problems)?;
     let (name, namespace) = (metadata.required("name", problems), metadata.get("namespace"));
     let name_text = name.as_ref().and_then(|field| field.text(problems));
     let namespace_text = metadata.optional("namespace", None, |field| field.text(problems).map(Some));

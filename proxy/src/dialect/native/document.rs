@@ -13,7 +13,7 @@ use serde_saphyr::FlowSeq;
 use super::http::MAX_BUFFERED_BODY;
 use super::route::{MAX_ADDRESSES, MAX_ROUTES, MAX_TARGETS, MAX_WEIGHT};
 use super::words::{MatchType, PresentType, Word};
-use crate::dialect::common::MAX_ENTRIES;
+use crate::dialect::common::{MAX_ENTRIES, METADATA};
 use crate::policy::{AddedHeaders, ConnectFailure, Protocol, UpstreamMode};
 use crate::retry::BudgetPolicy;
 use crate::retry::connect::Failure;
@@ -38,7 +38,21 @@ const PATH: &str = "^/";
 pub(in crate::dialect) fn schema() -> Value {
     let mut schema = schemars::schema_for!(RetryPolicy).into();
     tidy(&mut schema);
+    server_made(&mut schema);
     schema
+}
+
+/// Allows what the API server adds to a document, which says nothing here: `kubectl get -o yaml` prints it.
+fn server_made(schema: &mut Value) {
+    let mut allow = |place: &str, names: &[&str]| {
+        if let Some(Value::Object(fields)) = schema.pointer_mut(place) {
+            for name in names {
+                fields.entry(*name).or_insert_with(|| Value::Object(serde_json::Map::new()));
+            }
+        }
+    };
+    allow("/$defs/Metadata/properties", METADATA);
+    allow("/properties", &["status"]);
 }
 
 /// Takes out the null that an optional field might be, since the parser wants it left out, and says what a number of a
@@ -533,4 +547,4 @@ pub(in crate::dialect) struct HostSelection {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

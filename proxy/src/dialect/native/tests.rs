@@ -274,7 +274,7 @@ fn every_broken_rule_around_the_spec_is_told_with_its_place() {
                 .to_owned(),
         ),
         ("kind: RetryPolicy", "kind: [a]", "2: kind: expected text, found a list".to_owned()),
-        ("spec:", "spec: {}\nspecs:", "5: specs: there is no such field; did you mean spec? there are apiVersion, kind, metadata, spec".to_owned()),
+        ("spec:", "spec: {}\nspecs:", "5: specs: there is no such field; did you mean spec? there are apiVersion, kind, metadata, spec, status".to_owned()),
         ("{name: p}", "{}", "3: metadata.name: the field is required".to_owned()),
         ("{name: p}", "{name: 7}", "3: metadata.name: expected text, in quotes where it looks like something else, found 7".to_owned()),
         ("{name: p}", "{name: P}", format!("3: metadata.name: expected {name}, found \"P\"")),
@@ -282,7 +282,7 @@ fn every_broken_rule_around_the_spec_is_told_with_its_place() {
         (
             "{name: p}",
             "{name: p, label: {}}",
-            "3: metadata.label: there is no such field; did you mean labels? there are name, namespace, labels, annotations".to_owned(),
+            "3: metadata.label: there is no such field; did you mean labels? there are annotations, creationTimestamp, deletionTimestamp, finalizers, generateName, generation, labels, managedFields, name, namespace, ownerReferences, resourceVersion, selfLink, uid".to_owned(),
         ),
         (
             "{name: p}\nspec: {}",

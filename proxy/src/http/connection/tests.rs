@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::detect::tests::client_hello;
 use crate::dialect;
-use crate::endpoint::Names;
+use crate::endpoint::{Choice, Names};
 use crate::intercept::NetworkNamespace;
 use crate::observe::{Handshake, Metrics, Timestamp};
 use crate::policy::Table;

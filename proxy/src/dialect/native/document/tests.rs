@@ -208,7 +208,7 @@ fn what_is_out_of_range_is_refused_by_both() {
     }
 }
 
-fn document(spec: &Value) -> Value {
+pub(in crate::dialect::native) fn document(spec: &Value) -> Value {
     json!({
         "apiVersion": "redial.dev/v1alpha1", "kind": "RetryPolicy", "metadata": {"name": "p"}, "spec": spec,
     })
@@ -221,7 +221,13 @@ fn faults(schema: &Value, value: &Value) -> Vec<String> {
     found
 }
 
-fn check(root: &Value, schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
+pub(in crate::dialect::native) fn check(
+    root: &Value,
+    schema: &Value,
+    value: &Value,
+    path: &str,
+    found: &mut Vec<String>,
+) {
     let number = |limit: &Value| limit.as_i64().map(i128::from).unwrap();
     let of = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
     let length = match value {
@@ -233,7 +239,10 @@ fn check(root: &Value, schema: &Value, value: &Value, path: &str, found: &mut Ve
     for (keyword, limit) in schema.as_object().unwrap() {
         let holds = match (keyword.as_str(), limit) {
             ("$schema" | "$defs" | "title" | "description", _) => true,
-            ("format", format) => format == "int64",
+            ("format", format) => format == "int64" || format == "date-time",
+            ("x-kubernetes-int-or-string", _) => value.is_string() || of.is_some(),
+            ("x-kubernetes-preserve-unknown-fields", open) => open == true,
+            ("x-kubernetes-list-type" | "x-kubernetes-list-map-keys", _) => true,
             ("additionalProperties", Value::Bool(false)) => {
                 let known = |name| schema["properties"].get(name).is_some();
                 value.as_object().is_none_or(|fields| fields.keys().all(known))
