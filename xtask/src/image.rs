@@ -39,7 +39,8 @@ pub(crate) fn redial() -> Result<PathBuf> {
     image("redial.tar", &reference(), &program, &["/redial"])
 }
 
-fn reference() -> String {
+/// What redial's image is called.
+pub(crate) fn reference() -> String {
     format!("{REPOSITORY}:{}", env!("CARGO_PKG_VERSION"))
 }
 

@@ -1,6 +1,6 @@
 //! `cargo xtask lint`: everything that can be said about the code without running it.
 
-use crate::{build_ebpf, setup, shell};
+use crate::{build_ebpf, manifest, setup, shell};
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
 
@@ -21,6 +21,7 @@ pub(crate) fn run() -> Result<()> {
     // Private items are documented too, so a link to one leads somewhere.
     let flags = "-Dwarnings -Arustdoc::private_intra_doc_links";
     shell::run(shell::cargo("doc").args(doc).env("RUSTDOCFLAGS", flags))?;
+    manifest::check()?;
     dependencies()?;
     machine_paths()
 }

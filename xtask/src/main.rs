@@ -11,6 +11,7 @@ mod build_ebpf;
 mod demo;
 mod image;
 mod lint;
+mod manifest;
 mod setup;
 mod shell;
 mod test;
@@ -34,8 +35,10 @@ enum Command {
     Demo(demo::Args),
     /// Build redial's container image into target/image/redial.tar.
     Image,
-    /// Format, clippy, documentation, and the dependencies' licences and sources.
+    /// Format, clippy, documentation, the chart, and the dependencies' licences and sources.
     Lint,
+    /// Render the Helm chart into deploy/manifest.yaml.
+    Manifest,
     /// Build everything and run all tests; the kernel's as root.
     Test(test::Args),
 }
@@ -58,6 +61,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Image => image::run(),
         Command::Lint => lint::run(),
+        Command::Manifest => manifest::run(),
         Command::Test(args) => test::run(args),
     }
 }

@@ -6,6 +6,8 @@
 mod apt;
 mod clients;
 pub(crate) mod envoy;
+mod go;
+pub(crate) mod helm;
 pub(crate) mod kubernetes;
 
 use crate::shell::{self, tools, which};
@@ -88,8 +90,15 @@ pub(crate) fn to_run_kubernetes() -> Result<()> {
     kubernetes::install()
 }
 
-/// rustfmt, clippy and cargo-deny.
+/// Helm, which renders the chart.
+pub(crate) fn to_render() -> Result<()> {
+    println!("what rendering the chart needs");
+    helm::install()
+}
+
+/// rustfmt, clippy, cargo-deny and Helm.
 pub(crate) fn to_lint() -> Result<()> {
+    to_render()?;
     println!("what lint needs");
     for (component, program) in [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")] {
         // rustup has a stand-in on PATH for what a toolchain lacks, so it is asked to answer.

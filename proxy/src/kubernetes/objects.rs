@@ -274,6 +274,16 @@ mod tests {
     }
 
     #[test]
+    fn the_chart_knows_every_kind() {
+        let known: serde_json::Value =
+            serde_saphyr::from_str(include_str!("../../../deploy/helm/redial/files/kinds.yaml")).unwrap();
+        let kinds = KINDS
+            .iter()
+            .map(|Kind { group, kind, plural }| json!({"group": group, "kind": kind, "plural": plural}));
+        assert_eq!(known["kinds"], kinds.collect::<serde_json::Value>());
+    }
+
+    #[test]
     fn kinds_are_found_by_their_crds_and_by_name() {
         let kind = Kind::of_crd("httproutes.gateway.networking.k8s.io").unwrap();
         assert_eq!(kind.full_name(), "HTTPRoute.gateway.networking.k8s.io");

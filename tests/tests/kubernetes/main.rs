@@ -12,6 +12,7 @@
 mod agent;
 mod churn;
 mod containers;
+mod deploy;
 mod rig;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +24,7 @@ use redial_tests::cluster::Cluster;
 
 type Test = (&'static str, fn(&Cluster) -> Result<()>);
 
-const TESTS: &[&[Test]] = &[rig::TESTS, agent::TESTS, churn::TESTS, containers::TESTS];
+const TESTS: &[&[Test]] = &[rig::TESTS, agent::TESTS, churn::TESTS, containers::TESTS, deploy::TESTS];
 
 /// As the usual harness is called: words that are part of a test's name, `--exact`, `--skip WORD`, `--list`.
 fn main() -> ExitCode {
