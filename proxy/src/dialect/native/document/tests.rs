@@ -238,11 +238,18 @@ pub(in crate::dialect::native) fn check(
     let length = i128::try_from(length).unwrap();
     for (keyword, limit) in schema.as_object().unwrap() {
         let holds = match (keyword.as_str(), limit) {
-            ("$schema" | "$defs" | "title" | "description", _) => true,
+            (
+                "$schema"
+                | "$defs"
+                | "title"
+                | "description"
+                | "x-kubernetes-list-type"
+                | "x-kubernetes-list-map-keys",
+                _,
+            ) => true,
             ("format", format) => format == "int64" || format == "date-time",
             ("x-kubernetes-int-or-string", _) => value.is_string() || of.is_some(),
             ("x-kubernetes-preserve-unknown-fields", open) => open == true,
-            ("x-kubernetes-list-type" | "x-kubernetes-list-map-keys", _) => true,
             ("additionalProperties", Value::Bool(false)) => {
                 let known = |name| schema["properties"].get(name).is_some();
                 value.as_object().is_none_or(|fields| fields.keys().all(known))
