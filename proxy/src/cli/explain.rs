@@ -52,7 +52,7 @@ pub struct Arguments {
     /// The request's method [default: GET]
     method: Option<String>,
 
-    /// Where the request is sent to, such as http://shop.example/cart
+    /// Where the request is sent to, such as `http://shop.example/cart`
     url: String,
 }
 
