@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The Kubernetes that Helm, which asks none, is to think of.
-const KUBERNETES: &str = "1.29.0";
+const KUBERNETES: &str = "1.30.0";
 
 const HEAD: &str = "\
 # redial for a Kubernetes cluster: kubectl apply -f manifest.yaml
