@@ -9,12 +9,13 @@ mod enrolment;
 mod limits;
 mod node;
 mod pods;
+mod policies;
 mod serve;
 
 pub use limits::AtLimit;
 
-use crate::dialect::{Loaded, Together};
-use crate::kubernetes::{self, KubernetesError, Object};
+use crate::dialect::Loaded;
+use crate::kubernetes::{self, KubernetesError};
 use crate::policy::Identity;
 use crate::retry::BudgetPolicy;
 use crate::{
@@ -33,8 +34,8 @@ use crate::{
 use enrolment::{Enrolment, Workload};
 use node::Node;
 use pods::Pods;
+use policies::{Fingerprint, Loading};
 use std::{
-    collections::BTreeSet,
     fs,
     future::pending,
     io,
@@ -44,12 +45,11 @@ use std::{
     process,
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
@@ -122,33 +122,12 @@ pub struct Agent {
     ask: mpsc::Sender<Request>,
     /// This node's pods, where it is a cluster's.
     pods: Option<Pods>,
-    /// Policies that are being read, and whether they have changed since.
+    /// Policies that are being read.
     loading: Option<Loading>,
-    has_changed: bool,
     /// Workloads whose cgroups are gone: a service that is restarted gets a new one of the same name.
     missing: Vec<Cgroup>,
     serving_metrics: watch::Sender<()>,
     serving_requests: watch::Sender<()>,
-}
-
-/// Policies that are being read.
-struct Loading {
-    read: JoinHandle<Result<Together, dialect::LoadError>>,
-    /// The objects among them.
-    objects: Arc<[Object]>,
-}
-
-impl Loading {
-    /// What was read, as soon as it is, if anything is being read. Cancel safe.
-    async fn next(loading: &mut Option<Self>) -> Result<Together, String> {
-        match loading {
-            Some(loading) => match (&mut loading.read).await {
-                Ok(read) => read.map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            },
-            None => pending().await,
-        }
-    }
 }
 
 /// What came in by an admin socket, and where the answer goes.
@@ -175,7 +154,7 @@ impl Agent {
     ) -> Result<Self, AgentError> {
         let policy_files = Fingerprint::of(&settings.config);
         let Loaded { table, notes } = dialect::load_with(&settings.config, settings.dialect)?;
-        tell(&notes);
+        policies::tell(&notes);
         let resolver = endpoint::resolver(&settings.resolv_conf)?;
         let metrics = match settings.metrics {
             Some(address) => bind_metrics(address, workloads, settings.kubernetes.as_ref()).await?,
@@ -205,7 +184,6 @@ impl Agent {
             ask,
             pods,
             loading: None,
-            has_changed: false,
             missing: Vec::new(),
             serving_metrics: watch::channel(()).0,
             serving_requests: watch::channel(()).0,
@@ -313,7 +291,7 @@ impl Agent {
                     }
                 }
                 event = pods::next(&mut self.pods) => self.pods_changed(event),
-                read = Loading::next(&mut self.loading) => self.loaded(read),
+                read = policies::next(&mut self.loading) => self.loaded(read),
                 _ = tick.tick() => {
                     self.node.beat();
                     if let Some(pods) = &self.pods {
@@ -360,54 +338,6 @@ impl Agent {
                 }
             }
         }
-    }
-
-    /// Reads the policies again, on a thread of its own. With anything wrong, those in force stay in force.
-    pub fn reload(&mut self) {
-        if self.loading.is_some() {
-            self.has_changed = true;
-            return;
-        }
-        self.policy_files = Fingerprint::of(&self.settings.config);
-        let (config, options) = (self.settings.config.clone(), self.settings.dialect);
-        let documents = self.pods.as_ref().map(Pods::documents).unwrap_or_default();
-        let read = move || dialect::load_together(&config, options, &documents);
-        let objects = self.pods.as_ref().map(|pods| Arc::clone(pods.objects())).unwrap_or_default();
-        self.loading = Some(Loading { read: tokio::task::spawn_blocking(read), objects });
-    }
-
-    fn loaded(&mut self, read: Result<Together, String>) {
-        let objects = self.loading.take().map(|loading| loading.objects);
-        match read {
-            Ok(Together { loaded: Loaded { table, notes }, refused }) => {
-                self.node.set_table(table);
-                tell(&notes);
-                if let (Some(pods), Some(objects)) = (&mut self.pods, objects) {
-                    pods.report(objects, refused);
-                }
-            }
-            Err(error) => self.node.refuse_table(&error),
-        }
-        // Not awaited: connections do not wait for DNS.
-        drop(self.watch_names());
-        if std::mem::take(&mut self.has_changed) {
-            self.reload();
-        }
-        self.announce_node();
-    }
-
-    /// Follows what the names in the policies stand for. The future waits a moment for the first answers.
-    fn watch_names(&self) -> impl Future<Output = ()> + use<> {
-        let table = self.node.table();
-        let (services, hosts) = match &self.pods {
-            Some(_) => kubernetes::split_services(table.hosts()),
-            None => (BTreeSet::new(), table.hosts().cloned().collect()),
-        };
-        let watched = self.node.watch_names(hosts, &services);
-        if let Some(pods) = &self.pods {
-            pods.need(services);
-        }
-        watched
     }
 
     /// Opens the access log again, after its file was moved away.
@@ -489,13 +419,6 @@ impl Agent {
         };
         // Whoever asked may have gone.
         let _ = answer.send(reply);
-    }
-}
-
-/// Policies that are in force may still not do what their authors meant.
-fn tell(notes: &[dialect::Note]) {
-    for dialect::Note { code, file, line, field, message } in notes {
-        tracing::warn!(%code, file = %file.display(), line, field, "{message}");
     }
 }
 
@@ -602,27 +525,4 @@ fn handle(node: &Rc<Node>, event: Event) {
 
 fn admin_path(cgroup: &Cgroup) -> PathBuf {
     Path::new(ADMIN_DIRECTORY).join(format!("cgroup-{}.sock", cgroup.id()))
-}
-
-/// What tells one state of the policy files from another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Fingerprint(Vec<(PathBuf, Option<SystemTime>, u64)>);
-
-impl Fingerprint {
-    fn of(paths: &[PathBuf]) -> Self {
-        let mut files = Vec::new();
-        for path in paths {
-            files.push(Self::file(path.clone()));
-            let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
-            files.extend(entries.map(|entry| Self::file(entry.path())));
-        }
-        files.sort();
-        Self(files)
-    }
-
-    fn file(path: PathBuf) -> (PathBuf, Option<SystemTime>, u64) {
-        let metadata = fs::metadata(&path).ok();
-        let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
-        (path, modified, metadata.map_or(0, |metadata| metadata.len()))
-    }
 }

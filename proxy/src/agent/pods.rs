@@ -174,9 +174,8 @@ impl Agent {
                 }
             }
             Event::Api(kubernetes::Event::Pods(Change::Enrol(pod))) => {
-                let identity = Arc::new(pod.identity());
                 if let Some(cgroup) = pods.enrolled.get(&pod.cgroup) {
-                    self.node.identify(*cgroup, identity);
+                    self.node.identify(*cgroup, Arc::new(pod.identity()));
                 }
                 let uid = pod.cgroup;
                 pods.wanted.insert(uid, pod);
