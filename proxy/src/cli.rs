@@ -11,6 +11,7 @@ mod schema;
 mod status;
 mod translate;
 
+use crate::observe::logging::describe;
 use clap::{Parser, Subcommand};
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write as _};
@@ -56,7 +57,7 @@ pub fn main() -> ExitCode {
 
 fn exit(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
     result.unwrap_or_else(|error| {
-        complain(format_args!("redial: {}", describe(&error)));
+        complain(format_args!("redial: {}", describe(error.as_ref())));
         ExitCode::from(failure)
     })
 }
@@ -76,27 +77,4 @@ fn answer(text: impl Display, code: ExitCode) -> ExitCode {
 /// Says a line on the standard error. Where nobody listens there is nobody to tell that either.
 fn complain(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// An error with its causes, without those that it has told already.
-fn describe(error: &anyhow::Error) -> String {
-    let mut words = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !words.contains(&cause) {
-            words = format!("{words}: {cause}");
-        }
-    }
-    words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::describe;
-    use anyhow::anyhow;
-
-    #[test]
-    fn no_cause_is_told_twice() {
-        let error = anyhow!("no such file").context("cannot read x: no such file").context("cannot start");
-        assert_eq!(describe(&error), "cannot start: cannot read x: no such file");
-    }
 }

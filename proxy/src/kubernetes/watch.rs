@@ -1,6 +1,7 @@
 //! The thread that watches the API server: pods, namespaces, and policy objects of the kinds that the cluster has.
 
 mod endpoints;
+mod pods;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
@@ -18,21 +19,21 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::Object as Typed;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Config, discovery};
-use serde::{Deserialize, Serialize};
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::endpoints::{Run, ServiceWatches};
+use self::pods::{PodObject, of_namespaces, of_pods, uid};
 use super::objects::{Kind, Object, Objects};
-use super::roster::{Change, Pod, Roster, Word};
+use super::roster::{Change, Roster};
 use super::status::{self, Report};
-use super::{KubernetesError, PodUid, REQUEST_TIMEOUT, Settings};
+use super::{KubernetesError, REQUEST_TIMEOUT, Settings};
 use crate::endpoint::Service;
+use crate::observe::logging::describe;
 use crate::policy::Host;
 
 /// How many changes may wait for the intake thread. The watches wait then, and the API server with them.
@@ -41,9 +42,6 @@ const MAX_CHANGES: usize = 1024;
 const SETTLE: Duration = Duration::from_millis(100);
 /// How long to wait for a kind that has a CRD already and is not served yet.
 const DISCOVERY_PAUSE: Duration = Duration::from_secs(2);
-/// The annotation of a static pod with the hash of its manifest.
-const CONFIG_HASH: &str = "kubernetes.io/config.hash";
-
 /// What the API says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -89,21 +87,6 @@ impl Health {
     pub fn failing(&self) -> BTreeMap<String, String> {
         self.0.borrow().failing.clone()
     }
-}
-
-/// The parts of a pod that are needed. Whatever else it has is not kept.
-type PodObject = Typed<PodSpec, PodStatus>;
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct PodSpec {
-    host_network: bool,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct PodStatus {
-    phase: String,
 }
 
 /// Starts watching. The thread ends when the receiver of events is dropped.
@@ -467,139 +450,11 @@ fn recovered(state: &watch::Sender<State>, kind: &str) {
     });
 }
 
-fn failed(state: &watch::Sender<State>, kind: &str, error: &impl std::error::Error) {
+fn failed(state: &watch::Sender<State>, kind: &str, error: &(impl std::error::Error + 'static)) {
     state.send_modify(|state| {
         state.failures += 1;
-        if state.failing.insert(kind.to_owned(), words(error)).is_none() {
-            tracing::warn!(kind, error = words(error), "cannot watch; what is known holds");
+        if state.failing.insert(kind.to_owned(), describe(error)).is_none() {
+            tracing::warn!(kind, error = describe(error), "cannot watch; what is known holds");
         }
     });
-}
-
-/// An error with its causes.
-fn words(error: &impl std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(one) = cause {
-        let more = one.to_string();
-        if !words.contains(&more) {
-            words = format!("{words}: {more}");
-        }
-        cause = one.source();
-    }
-    words
-}
-
-fn uid(pod: &PodObject) -> Option<String> {
-    pod.metadata.uid.clone()
-}
-
-fn of_pods(roster: &mut Roster, told: Told<PodObject>) -> Vec<Change> {
-    match told {
-        Told::Is(object) => match pod(object) {
-            // A pod that has ended has no process left, and its name may be another's soon.
-            Some((pod, true)) => roster.pod_gone(pod.uid).into_iter().collect(),
-            Some((pod, false)) => roster.pod(pod).into_iter().collect(),
-            None => Vec::new(),
-        },
-        Told::Gone(object) => pod(object).and_then(|(pod, _)| roster.pod_gone(pod.uid)).into_iter().collect(),
-        Told::All(there) => roster.only_pods(&there.iter().filter_map(|uid| PodUid::parse(uid)).collect()),
-        Told::Failed => Vec::new(),
-    }
-}
-
-fn of_namespaces(roster: &mut Roster, told: Told<PartialObjectMeta<Namespace>>) -> Vec<Change> {
-    match told {
-        Told::Is(PartialObjectMeta { metadata, .. }) => {
-            let says = word("namespace", &metadata);
-            metadata.name.map(|name| roster.namespace(&name, says)).unwrap_or_default()
-        }
-        Told::Gone(PartialObjectMeta { metadata, .. }) => {
-            metadata.name.map(|name| roster.namespace(&name, Word::Nothing)).unwrap_or_default()
-        }
-        Told::All(there) => roster.only_namespaces(&there),
-        Told::Failed => Vec::new(),
-    }
-}
-
-/// A pod, and whether it has ended. None where the API server sends what is no pod.
-fn pod(object: PodObject) -> Option<(Pod, bool)> {
-    let PodObject { types: _, metadata, spec, status } = object;
-    let says = word("pod", &metadata);
-    let hash = metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
-    let uid = metadata.uid.as_deref().and_then(PodUid::parse);
-    let pod = Pod {
-        uid: uid?,
-        // A static pod's cgroup is named by the hash of its manifest.
-        cgroup: hash.and_then(|hash| PodUid::parse(hash)).or(uid)?,
-        namespace: metadata.namespace?.into(),
-        name: metadata.name?.into(),
-        labels: Arc::new(metadata.labels.unwrap_or_default()),
-        host_network: spec.host_network,
-        says,
-    };
-    let phase = status.unwrap_or_default().phase;
-    Some((pod, matches!(phase.as_str(), "Succeeded" | "Failed")))
-}
-
-fn word(kind: &str, metadata: &ObjectMeta) -> Word {
-    Word::of(metadata.labels.as_ref(), metadata.annotations.as_ref()).unwrap_or_else(|error| {
-        tracing::warn!(namespace = metadata.namespace, name = metadata.name, "{kind}: {error}");
-        Word::No
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::{Change, PodObject, Roster, Told, Word, of_pods, pod};
-
-    fn object(status: &str) -> PodObject {
-        let object = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": "web-0",
-                "namespace": "shop",
-                "uid": "0c9e1bd4-5d0f-4a3b-9d0e-52f1c2a3b4c5",
-                "labels": {"app": "web"},
-                "annotations": {"redial.dev/enroll": "true"},
-            },
-            "spec": {"hostNetwork": true, "containers": [{"name": "web"}]},
-            "status": {"phase": status, "podIP": "10.0.0.1"},
-        });
-        serde_json::from_value(object).unwrap()
-    }
-
-    #[test]
-    fn what_is_needed_of_a_pod_is_read() {
-        let (pod, has_ended) = pod(object("Pending")).unwrap();
-        assert_eq!(pod.to_string(), "shop/web-0");
-        assert_eq!(pod.uid, pod.cgroup);
-        assert!(pod.host_network && pod.says == Word::Yes && !has_ended);
-        assert_eq!(pod.identity().namespace.as_deref(), Some("shop"));
-        assert_eq!(pod.identity().labels.get("app").map(|value| &**value), Some("web"));
-    }
-
-    #[test]
-    fn a_static_pods_cgroup_has_the_hash_of_its_manifest() {
-        let mut object = object("Running");
-        let hash = "0123456789abcdef0123456789abcdef";
-        object.metadata.annotations =
-            Some([("kubernetes.io/config.hash".to_owned(), hash.to_owned())].into());
-        let (pod, _) = pod(object).unwrap();
-        assert_eq!(pod.cgroup, super::PodUid::parse(hash).unwrap());
-        assert_ne!(pod.uid, pod.cgroup);
-    }
-
-    #[test]
-    fn a_pod_that_has_ended_leaves() {
-        let mut roster = Roster::default();
-        let changes = of_pods(&mut roster, Told::Is(object("Running")));
-        assert!(matches!(&changes[..], [Change::Enrol(_)]));
-        let changes = of_pods(&mut roster, Told::Is(object("Succeeded")));
-        assert!(matches!(&changes[..], [Change::Leave(_)]));
-        assert_eq!(of_pods(&mut roster, Told::Gone(object("Succeeded"))), []);
-    }
 }

@@ -3,6 +3,7 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
 use std::io::{self, IsTerminal};
+use std::iter;
 use std::panic;
 
 use tracing::Dispatch;
@@ -25,6 +26,18 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// An error with its causes, without those that it has told already.
+#[must_use]
+pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words = error.to_string();
+    for cause in iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
 }
 
 /// Starts logging, panics included. Once a process. Without RUST_LOG, from `level` up.
@@ -78,10 +91,17 @@ mod tests {
     use std::panic;
     use std::sync::{Arc, Mutex};
 
+    use anyhow::anyhow;
     use tracing_subscriber::EnvFilter;
     use tracing_subscriber::fmt::MakeWriter;
 
-    use super::{LogFormat, dispatch, log_panics};
+    use super::{LogFormat, describe, dispatch, log_panics};
+
+    #[test]
+    fn no_cause_is_told_twice() {
+        let error = anyhow!("no such file").context("cannot read x: no such file").context("cannot start");
+        assert_eq!(describe(error.as_ref()), "cannot start: cannot read x: no such file");
+    }
 
     #[derive(Clone, Default)]
     struct Captured(Arc<Mutex<Vec<u8>>>);
