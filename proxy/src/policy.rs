@@ -24,7 +24,7 @@ pub use route::{
 };
 pub use source::{Place, Setting, Sources};
 pub use table::{DuplicateName, Matched, Resolution, Routed, Router, Table};
-pub use workload::{Identity, LabelMatch, Workload, WorkloadSelector};
+pub use workload::{Identity, LabelMatch, Workload, WorkloadSelector, label_pairs};
 
 use crate::retry::{BudgetPolicy, ConnectRetry};
 

@@ -5,7 +5,7 @@ use crate::{
     dialect,
     intercept::{Exclusions, HandshakeMode},
     observe::{access_log::Target, logging::LogFormat},
-    policy::Identity,
+    policy::{Identity, label_pairs},
     retry::BudgetPolicy,
 };
 use anyhow::Context as _;
@@ -175,11 +175,8 @@ fn size(text: &str) -> Result<usize, String> {
 /// `name=value` pairs with commas between them; `namespace` is no label.
 pub fn identity(text: &str) -> Result<Arc<Identity>, String> {
     let mut identity = Identity::default();
-    for pair in text.split(',').map(str::trim) {
-        let (name, value) = pair
-            .split_once('=')
-            .filter(|(name, _)| !name.is_empty())
-            .ok_or_else(|| format!("expected label=value pairs with commas between them, found {pair:?}"))?;
+    for pair in label_pairs(text) {
+        let (name, value) = pair?;
         let before = if name == "namespace" {
             identity.namespace.replace(value.into())
         } else {

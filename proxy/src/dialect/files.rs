@@ -125,10 +125,6 @@ fn read_documents(
             .into_iter()
             .chain(duplicates)
             .partition(|problem| order(&problem.file).is_some_and(|at| at >= files));
-        if let Ok(table) = &table {
-            notes.extend(lint::between(table));
-            notes.sort_by_key(|note| (order(&note.file), note.line));
-        }
         if !of_objects.is_empty() {
             // They may be what is wrong with a file: files are blamed without them.
             let is_wrong = |file: &Arc<Path>| of_objects.iter().any(|problem| problem.file == *file);
@@ -138,7 +134,11 @@ fn read_documents(
             refused.extend(of_objects);
             continue;
         }
-        problems.splice(0..0, unusable.iter().cloned());
+        if let Ok(table) = &table {
+            notes.extend(lint::between(table));
+            notes.sort_by_key(|note| (order(&note.file), note.line));
+        }
+        problems.splice(0..0, unusable);
         return match table {
             Ok(table) if problems.is_empty() => Ok((table, Parsed { policies, notes }, refused)),
             Ok(_) | Err(_) => Err(LoadError { problems, notes, is_unreadable }),

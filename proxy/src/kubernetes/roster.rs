@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 use super::PodUid;
-use crate::policy::Identity;
+use crate::policy::{Identity, label_pairs};
 
 /// The label or annotation, on a pod or its namespace, that says whether the pod is enrolled.
 pub const ENROLL: &str = "redial.dev/enroll";
@@ -82,16 +82,9 @@ impl Word {
 impl Selector {
     /// `name=value` pairs with commas between them.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let pairs: Option<Vec<_>> = text
-            .split(',')
-            .map(|pair| {
-                let (name, value) = pair.trim().split_once('=')?;
-                (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
-            })
-            .collect();
-        pairs
-            .map(Self)
-            .ok_or_else(|| format!("expected label=value pairs with commas between them, found {text:?}"))
+        let pairs =
+            label_pairs(text).map(|pair| pair.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        pairs.collect::<Result<_, _>>().map(Self)
     }
 
     fn selects(&self, labels: &BTreeMap<String, String>) -> bool {

@@ -36,6 +36,15 @@ pub enum LabelMatch {
     Is(Box<str>),
 }
 
+/// The pairs of a text such as `app=web,tier=front`, or what is wrong with it.
+pub fn label_pairs(text: &str) -> impl Iterator<Item = Result<(&str, &str), String>> {
+    text.split(',').map(str::trim).map(|pair| {
+        pair.split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| format!("expected label=value pairs with commas between them, found {pair:?}"))
+    })
+}
+
 impl WorkloadSelector {
     #[must_use]
     pub fn matches(&self, workload: Workload<'_>) -> bool {
