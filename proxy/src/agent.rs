@@ -74,6 +74,7 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     pub resolv_conf: PathBuf,
     pub max_connections: Option<usize>,
+    pub max_connections_per_namespace: Option<usize>,
     pub at_limit: AtLimit,
     /// The retry budget of all destinations together.
     pub node_budget: BudgetPolicy,

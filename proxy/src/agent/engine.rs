@@ -1,7 +1,7 @@
 //! The engine of one network namespace: its listeners on loopback, the raw socket for its held handshakes, and the
 //! upstream connections that wait for their clients.
 
-use super::{node::Node, serve};
+use super::{limits::Share, node::Node, serve};
 use crate::intercept::{InterceptError, Listener, NetworkNamespace, Packet, Programs, RawSocket};
 use std::{
     cell::{Cell, RefCell},
@@ -12,10 +12,16 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::oneshot,
+    task::{JoinHandle, yield_now},
+    time::sleep,
+};
 
 /// How long to wait where accept fails for want of descriptors or memory: it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How many clients are taken in before others have their turn: whoever floods a listener has the thread no longer.
+const ACCEPTS: usize = 64;
 
 /// Dropping it sends the namespace's connections direct, and closes the listeners.
 pub struct Engine {
@@ -25,6 +31,9 @@ pub struct Engine {
     listeners: Vec<Rc<Listener>>,
     released: RefCell<HashMap<SocketAddr, oneshot::Sender<TcpStream>>>,
     acceptors: RefCell<Vec<JoinHandle<()>>>,
+    share: Share,
+    /// Whether the programs were told that there is no room for its connections.
+    is_full: Cell<bool>,
     /// For how many looks in a row no process of a workload was in the namespace.
     pub idle_looks: Cell<u32>,
 }
@@ -57,6 +66,8 @@ impl Engine {
             listeners: listeners.clone(),
             released: RefCell::default(),
             acceptors: RefCell::default(),
+            share: Share::default(),
+            is_full: Cell::new(false),
             idle_looks: Cell::new(0),
         });
         let acceptors = listeners.into_iter().map(|listener| {
@@ -68,6 +79,26 @@ impl Engine {
 
     pub fn namespace(&self) -> &Arc<NetworkNamespace> {
         &self.namespace
+    }
+
+    /// The connections that it has.
+    pub fn share(&self) -> &Share {
+        &self.share
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.is_full.get()
+    }
+
+    /// Tells the programs whether there is room for the namespace's connections. Says whether that is news.
+    pub fn set_full(&self, full: bool) -> bool {
+        if full == self.is_full.replace(full) {
+            return false;
+        }
+        if let Err(error) = self.programs.borrow_mut().set_full(&self.namespace, full) {
+            tracing::error!(%error, "cannot tell the kernel programs of the bound of connections");
+        }
+        true
     }
 
     /// Sends a packet to a client of this namespace.
@@ -94,19 +125,21 @@ impl Engine {
     /// Takes in the clients that are there now: on loopback, one whose SYN was just released is.
     pub fn accept_ready(&self, node: &Rc<Node>) {
         for listener in &self.listeners {
-            // What fails here fails again where it is reported.
-            let _ = self.accept_all(node, listener);
+            // What fails here fails again where it is reported, and what is left is taken in there.
+            let _ = self.accept_some(node, listener);
         }
     }
 
-    fn accept_all(&self, node: &Rc<Node>, listener: &Listener) -> io::Result<()> {
-        while let Some((stream, client)) = listener.accept()? {
+    /// Takes in the clients that are there, up to a bound. False where there may be more.
+    fn accept_some(&self, node: &Rc<Node>, listener: &Listener) -> io::Result<bool> {
+        for _ in 0..ACCEPTS {
+            let Some((stream, client)) = listener.accept()? else { return Ok(true) };
             match self.take_expected(client) {
                 Some(sender) => drop(sender.send(stream)),
                 None => serve::accepted(node, self, stream, client),
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     fn take_expected(&self, client: SocketAddr) -> Option<oneshot::Sender<TcpStream>> {
@@ -126,11 +159,18 @@ impl Drop for Engine {
 /// Accepts on one of the engine's listeners for as long as the engine lives.
 async fn accept(node: Weak<Node>, engine: Weak<Engine>, listener: Rc<Listener>) {
     let mut failing = false;
+    let mut is_empty = true;
     loop {
-        let ready = if failing { Ok(()) } else { listener.readable().await };
+        let ready = if failing || !is_empty { Ok(()) } else { listener.readable().await };
         let (Some(node), Some(engine)) = (node.upgrade(), engine.upgrade()) else { return };
-        match ready.and_then(|()| engine.accept_all(&node, &listener)) {
-            Ok(()) => failing = false,
+        match ready.and_then(|()| engine.accept_some(&node, &listener)) {
+            Ok(all) => {
+                (failing, is_empty) = (false, all);
+                if !all {
+                    drop((node, engine));
+                    yield_now().await;
+                }
+            }
             Err(error) => {
                 if !failing {
                     tracing::warn!(%error, "cannot accept clients; trying again");

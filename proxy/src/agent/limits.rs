@@ -1,4 +1,4 @@
-//! The agent's bound of connections.
+//! The bounds of connections: of the agent, and of one network namespace, so that a pod cannot have all for itself.
 
 use nix::sys::resource::{Resource, getrlimit};
 use std::sync::{
@@ -30,8 +30,13 @@ pub enum AtLimit {
 pub struct Limits {
     active: Arc<Active>,
     most: usize,
+    most_of_namespace: usize,
     at_limit: AtLimit,
 }
+
+/// How many connections a network namespace has.
+#[derive(Clone, Debug, Default)]
+pub struct Share(Arc<AtomicUsize>);
 
 #[derive(Debug, Default)]
 struct Active {
@@ -41,15 +46,27 @@ struct Active {
 
 /// A connection, for as long as it lives.
 #[derive(Debug)]
-pub struct Slot(Arc<Active>);
+pub struct Slot {
+    active: Arc<Active>,
+    share: Share,
+}
 
 impl Limits {
-    /// Without `most`, as many as the process may have descriptors for.
-    pub fn new(most: Option<usize>, at_limit: AtLimit) -> Self {
+    /// Without `most`, as many as the process may have descriptors for; without `most_of_namespace` one may have all, or, where
+    /// the agent serves pods that are strangers to each other, a quarter.
+    pub fn new(
+        most: Option<usize>,
+        most_of_namespace: Option<usize>,
+        are_strangers: bool,
+        at_limit: AtLimit,
+    ) -> Self {
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let fitting = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION;
         let fitting = usize::try_from(fitting.clamp(64, MOST)).unwrap_or(usize::MAX);
-        Self { active: Arc::default(), most: most.unwrap_or(fitting), at_limit }
+        let most = most.unwrap_or(fitting);
+        let most_of_namespace =
+            most_of_namespace.unwrap_or(if are_strangers { most.div_ceil(4) } else { most });
+        Self { active: Arc::default(), most, most_of_namespace, at_limit }
     }
 
     pub fn active(&self) -> usize {
@@ -57,22 +74,32 @@ impl Limits {
     }
 
     /// Takes a slot, or says that there is none.
-    pub fn take(&self) -> Option<Slot> {
-        let late = match self.at_limit {
-            AtLimit::Direct => (self.most / 16).min(MOST_LATE),
-            AtLimit::Refuse => 0,
+    pub fn take(&self, share: &Share) -> Option<Slot> {
+        let late = |most: usize| match self.at_limit {
+            AtLimit::Direct => most.saturating_add((most / 16).min(MOST_LATE)),
+            AtLimit::Refuse => most,
         };
-        if self.active() >= self.most.saturating_add(late) {
+        if self.active() >= late(self.most) || share.active() >= late(self.most_of_namespace) {
             return None;
         }
         self.active.count.fetch_add(1, Ordering::Relaxed);
-        Some(Slot(Arc::clone(&self.active)))
+        share.0.fetch_add(1, Ordering::Relaxed);
+        Some(Slot { active: Arc::clone(&self.active), share: share.clone() })
     }
 
-    /// Whether new connections are to go past the agent. Once full, it stays so until there is some room again.
+    /// Whether all new connections are to go past the agent. Once full, it stays so until there is some room again.
     pub fn sends_direct(&self, was_full: bool) -> bool {
-        let threshold = if was_full { self.most - self.most / 16 } else { self.most };
-        self.at_limit == AtLimit::Direct && self.active() >= threshold
+        self.is_at(self.most, self.active(), was_full)
+    }
+
+    /// The same for those of one namespace.
+    pub fn sends_share_direct(&self, share: &Share, was_full: bool) -> bool {
+        self.is_at(self.most_of_namespace, share.active(), was_full)
+    }
+
+    fn is_at(&self, most: usize, active: usize, was_full: bool) -> bool {
+        let threshold = if was_full { most - most / 16 } else { most };
+        self.at_limit == AtLimit::Direct && active >= threshold
     }
 
     /// Waits until there is no connection.
@@ -87,10 +114,17 @@ impl Limits {
     }
 }
 
+impl Share {
+    pub fn active(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.changed.notify_waiters();
+        self.share.0.fetch_sub(1, Ordering::Relaxed);
+        if self.active.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.active.changed.notify_waiters();
         }
     }
 }

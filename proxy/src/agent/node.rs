@@ -42,7 +42,9 @@ const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
 pub struct Node {
     programs: Rc<RefCell<Programs>>,
-    full: Cell<bool>,
+    is_full: Cell<bool>,
+    /// Somebody looks whether there is room again.
+    is_waiting_for_room: Cell<bool>,
     draining: Cell<bool>,
     table: RefCell<Arc<Table>>,
     config_error: RefCell<Option<String>>,
@@ -83,7 +85,8 @@ impl Node {
         observer.metrics().policies_in_force(table.policies().count());
         Ok(Rc::new(Self {
             programs: Rc::new(RefCell::new(programs)),
-            full: Cell::new(false),
+            is_full: Cell::new(false),
+            is_waiting_for_room: Cell::new(false),
             draining: Cell::new(false),
             table: RefCell::new(Arc::new(table)),
             config_error: RefCell::default(),
@@ -98,7 +101,12 @@ impl Node {
             engines: RefCell::default(),
             known_cgroups: RefCell::default(),
             last_search: Cell::new(None),
-            limits: Limits::new(settings.max_connections, settings.at_limit),
+            limits: Limits::new(
+                settings.max_connections,
+                settings.max_connections_per_namespace,
+                settings.kubernetes.is_some(),
+                settings.at_limit,
+            ),
             buffers,
             workers: Workers::start(threads, &observer)?,
             observer,
@@ -198,6 +206,9 @@ impl Node {
         }
         let engine = Engine::open(self, &self.programs, namespace)?;
         self.engines.borrow_mut().insert(cookie, Rc::downgrade(&engine));
+        if self.is_full.get() {
+            engine.set_full(true);
+        }
         Ok(engine)
     }
 
@@ -303,16 +314,21 @@ impl Node {
 
     // Connections.
 
-    pub fn take_slot(self: &Rc<Self>) -> Option<Slot> {
-        let slot = self.limits.take();
-        if self.follow_limit() {
-            let node = Rc::clone(self);
-            tokio::task::spawn_local(async move {
-                while node.full.get() {
+    /// Takes a slot for a connection of this engine, if there is one, and tells the programs where that was the last.
+    pub fn take_slot(self: &Rc<Self>, engine: &Engine) -> Option<Slot> {
+        let slot = self.limits.take(engine.share());
+        if !engine.is_full() && self.has_no_room(engine) && self.follow_limits() {
+            let was_waiting = self.is_waiting_for_room.replace(true);
+            if !was_waiting {
+                let node = Rc::clone(self);
+                tokio::task::spawn_local(async move {
                     sleep(ROOM_INTERVAL).await;
-                    node.follow_limit();
-                }
-            });
+                    while node.follow_limits() {
+                        sleep(ROOM_INTERVAL).await;
+                    }
+                    node.is_waiting_for_room.set(false);
+                });
+            }
         }
         slot
     }
@@ -409,16 +425,27 @@ impl Node {
         }
     }
 
-    /// Tells the programs whether there is room. Says whether there has just come to be none.
-    fn follow_limit(&self) -> bool {
-        let full = self.limits.sends_direct(self.full.get());
-        if full == self.full.replace(full) {
-            return false;
+    /// Tells the programs for which namespaces there is room. Says whether there is none for some.
+    fn follow_limits(&self) -> bool {
+        let is_full = self.limits.sends_direct(self.is_full.get());
+        if is_full != self.is_full.replace(is_full) {
+            tracing::warn!(full = is_full, connections = self.active(), "--max-connections");
         }
-        tracing::warn!(full, connections = self.active(), "the bound of connections");
-        if let Err(error) = self.programs.borrow_mut().set_full(full) {
-            tracing::error!(%error, "cannot tell the kernel programs of the bound");
+        let engines: Vec<_> = self.engines.borrow().values().filter_map(Weak::upgrade).collect();
+        let mut is_some_full = is_full;
+        for engine in engines {
+            let full = self.has_no_room(&engine);
+            is_some_full |= full;
+            if engine.set_full(full) && !is_full {
+                let (netns_cookie, connections) = (engine.namespace().cookie(), engine.share().active());
+                tracing::info!(full, netns_cookie, connections, "--max-connections-per-namespace");
+            }
         }
-        full
+        is_some_full
+    }
+
+    fn has_no_room(&self, engine: &Engine) -> bool {
+        self.limits.sends_direct(self.is_full.get())
+            || self.limits.sends_share_direct(engine.share(), engine.is_full())
     }
 }

@@ -67,7 +67,7 @@ pub fn held(node: &Rc<Node>, handshake: &Handshake) {
     };
     let client = node.wait_for(original.socket_cookie);
     let syn = handshake.syn;
-    let Some(slot) = node.take_slot() else {
+    let Some(slot) = node.take_slot(&engine) else {
         node.metrics().connection_turned_away(Reason::Overloaded);
         let node = Rc::clone(node);
         tokio::task::spawn_local(async move {
@@ -91,7 +91,7 @@ pub fn accepted(node: &Rc<Node>, engine: &Engine, stream: net::TcpStream, client
         relay::reset(&stream);
         return;
     };
-    let Some(slot) = node.take_slot() else {
+    let Some(slot) = node.take_slot(engine) else {
         node.metrics().connection_turned_away(Reason::Overloaded);
         relay::reset(&stream);
         return;

@@ -71,7 +71,11 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", value_parser = positive)]
     max_connections: Option<usize>,
 
-    /// What happens to new connections when --max-connections is reached
+    /// How many of them the connections of one network namespace may be [default: a quarter with --kubernetes, else all]
+    #[arg(long, value_name = "COUNT", value_parser = positive)]
+    max_connections_per_namespace: Option<usize>,
+
+    /// What happens to new connections when one of these bounds is reached
     #[arg(long, value_enum, default_value_t)]
     at_limit: AtLimit,
 
@@ -119,6 +123,7 @@ impl Options {
             metrics: self.metrics,
             resolv_conf: self.resolv_conf.clone(),
             max_connections: self.max_connections,
+            max_connections_per_namespace: self.max_connections_per_namespace,
             at_limit: self.at_limit,
             identity: self.identity.clone(),
             node_budget: BudgetPolicy::try_new(percent, min_per_second, interval)?,

@@ -84,7 +84,6 @@ pub struct Programs {
     originals: HashMap<MapData, ClientKey, redial_ebpf::Original>,
     heartbeat: Array<MapData, u64>,
     handshake: HandshakeMode,
-    full: bool,
 }
 
 /// What the programs count. Readable from any thread.
@@ -162,7 +161,6 @@ impl Programs {
                 .map_err(map_error("HEARTBEAT"))?,
             ebpf,
             handshake,
-            full: false,
         };
         Ok((programs, events, counters))
     }
@@ -200,7 +198,8 @@ impl Programs {
             let mut addresses = listeners.iter().map(Listener::address);
             addresses.find(|address| address.is_ipv4() == v4).map_or(0, |address| address.port())
         };
-        let engine = Engine { port_v4: port(true), port_v6: port(false), flags: self.flags() };
+        let flags = if self.handshake == HandshakeMode::Held { ENGINE_HELD } else { 0 };
+        let engine = Engine { port_v4: port(true), port_v6: port(false), flags };
         self.engines.insert(namespace.cookie(), engine, 0).map_err(map_error("ENGINES"))
     }
 
@@ -209,18 +208,12 @@ impl Programs {
         let _ = self.engines.remove(&namespace.cookie());
     }
 
-    /// Lets new connections go direct while the agent is at its bound, and takes them again afterwards.
-    pub fn set_full(&mut self, full: bool) -> Result<(), InterceptError> {
-        if self.full == full {
-            return Ok(());
-        }
-        self.full = full;
-        let flags = self.flags();
-        let entries: Vec<(u64, Engine)> = self.engines.iter().filter_map(Result::ok).collect();
-        for (cookie, engine) in entries {
-            self.engines.insert(cookie, Engine { flags, ..engine }, 0).map_err(map_error("ENGINES"))?;
-        }
-        Ok(())
+    /// Lets a namespace's new connections go direct while there is no room for them, and takes them again afterwards.
+    pub fn set_full(&mut self, namespace: &NetworkNamespace, full: bool) -> Result<(), InterceptError> {
+        let cookie = namespace.cookie();
+        let mut engine = self.engines.get(&cookie, 0).map_err(map_error("ENGINES"))?;
+        engine.flags = if full { engine.flags | ENGINE_FULL } else { engine.flags & !ENGINE_FULL };
+        self.engines.insert(cookie, engine, BPF_EXIST).map_err(map_error("ENGINES"))
     }
 
     /// The upstream connection exists: getsockname() answers with `local`, and the client's SYNs pass.
@@ -261,12 +254,6 @@ impl Programs {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         self.heartbeat.set(0, now, 0).map_err(map_error("HEARTBEAT"))
-    }
-
-    fn flags(&self) -> u32 {
-        let held = if self.handshake == HandshakeMode::Held { ENGINE_HELD } else { 0 };
-        let full = if self.full { ENGINE_FULL } else { 0 };
-        held | full
     }
 
     fn attach_sock_addr(

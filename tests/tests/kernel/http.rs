@@ -1,5 +1,6 @@
 //! Requests, on a real kernel: what applications of all kinds send and get when redial reads along.
 
+mod abuse;
 mod applications;
 mod idle_close;
 mod memory;

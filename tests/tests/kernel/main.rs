@@ -1,5 +1,6 @@
 //! What redial promises, on a real kernel: see the crate's own page for the rigs.
 
+mod abuse;
 mod addresses;
 mod clients;
 mod exec;
