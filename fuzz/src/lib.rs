@@ -122,7 +122,7 @@ impl<'a> Talk<'a> {
             workload: "test".into(),
             destination: endpoint,
             addresses: Addresses::default(),
-            endpoints: Choice::new(endpoint, []),
+            way: Choice::new(endpoint, []).into(),
             dial: Rc::new(move |_| {
                 let (near, far) = duplex(room);
                 let mut heard = heard.borrow_mut();
