@@ -14,6 +14,7 @@ mod common;
 mod fields;
 mod gateway;
 mod istio;
+mod kind;
 mod kuma;
 mod lint;
 mod native;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 pub use fields::Problem;
 pub use files::{LoadError, Loaded, Together, load, load_together, load_with, read_with};
+pub use kind::{KINDS, Kind};
 pub use note::{Code, Note};
 
 use crate::policy::Policy;
@@ -61,15 +63,17 @@ pub struct Parsed {
     pub notes: Vec<Note>,
 }
 
-/// A document format. To add one is to add its file and its line in [`DIALECTS`].
+/// A document format. To add one is to add its file, its line in [`DIALECTS`], and its [`kind::KINDS`].
 struct Dialect {
-    /// What its documents are, as an error lists what is supported.
-    documents: &'static str,
-    /// The kind of a document of this format.
-    kind: fn(&Field<'_>) -> Option<&'static str>,
+    /// Those of the kinds that are its own.
+    groups: &'static [&'static str],
+    /// What documents it has that are no objects of Kubernetes, as an error lists them, and the kind of one.
+    others: Option<(&'static str, Shape)>,
     /// The policies of all documents of this format.
     policies: fn(&[Document<'_>], &mut Problems) -> Vec<Policy>,
 }
+
+type Shape = fn(&Field<'_>) -> Option<&'static str>;
 
 /// One document.
 struct Document<'a> {
@@ -79,12 +83,36 @@ struct Document<'a> {
 }
 
 const DIALECTS: &[Dialect] = &[
-    Dialect { documents: native::DOCUMENTS, kind: native::kind, policies: native::policies },
-    Dialect { documents: app_mesh::DOCUMENTS, kind: app_mesh::kind, policies: app_mesh::policies },
-    Dialect { documents: kuma::DOCUMENTS, kind: kuma::kind, policies: kuma::policies },
-    Dialect { documents: gateway::DOCUMENTS, kind: gateway::kind, policies: gateway::policies },
-    Dialect { documents: istio::DOCUMENTS, kind: istio::kind, policies: istio::policies },
+    Dialect { groups: &["redial.dev"], others: None, policies: native::policies },
+    Dialect {
+        groups: &["appmesh.k8s.aws"],
+        others: Some((app_mesh::OTHERS, app_mesh::kind)),
+        policies: app_mesh::policies,
+    },
+    Dialect { groups: &[kuma::GROUP], others: Some((kuma::OTHERS, kuma::kind)), policies: kuma::policies },
+    Dialect { groups: gateway::GROUPS, others: None, policies: gateway::policies },
+    Dialect { groups: &["networking.istio.io"], others: None, policies: istio::policies },
 ];
+
+impl Dialect {
+    /// The kind of a document of this format.
+    fn kind(&self, root: &Field<'_>) -> Option<&'static str> {
+        match Kind::of(root) {
+            Some(kind) => Some(kind.kind).filter(|_| self.groups.contains(&kind.group)),
+            None => self.others.and_then(|(_, kind)| kind(root)),
+        }
+    }
+
+    /// What its documents are, as an error lists what is supported.
+    fn documents(&self) -> impl Iterator<Item = String> {
+        let group = |group: &&str| {
+            let kinds = Kind::watched().filter(|kind| kind.group == *group).map(|kind| kind.kind);
+            let kinds = kinds.collect::<Vec<_>>().join(", ");
+            if group.is_empty() { "v1 Service".to_owned() } else { format!("{group} {kinds}") }
+        };
+        self.groups.iter().map(group).chain(self.others.map(|(others, _)| others.to_owned()))
+    }
+}
 
 /// The policies of a file's documents; empty documents are skipped.
 pub fn parse(file: &Path, text: &str) -> Result<Parsed, Vec<Problem>> {
@@ -119,9 +147,14 @@ fn read_all(
     let mut by_dialect: Vec<Vec<Document<'_>>> = DIALECTS.iter().map(|_| Vec::new()).collect();
     for root in roots {
         let known = DIALECTS.iter().zip(&mut by_dialect);
-        let mut known = known.filter_map(|(dialect, documents)| Some(((dialect.kind)(&root)?, documents)));
+        let mut known = known.filter_map(|(dialect, documents)| Some((dialect.kind(&root)?, documents)));
         match known.next() {
-            Some((kind, documents)) => documents.push(Document { kind, root, options }),
+            Some((kind, documents)) => {
+                if let Some(kind) = Kind::of(&root) {
+                    kind.check_version(&root, &mut problems);
+                }
+                documents.push(Document { kind, root, options });
+            }
             None => drop(unsupported(&root, &mut problems)),
         }
     }
@@ -133,9 +166,7 @@ fn read_all(
     for policy in policies.iter_mut().filter(|_| options.in_cluster) {
         common::leave_out_short_names(&mut policy.to);
     }
-    for policy in &policies {
-        lint::note(policy, &mut problems);
-    }
+    lint::note_all(&policies, &mut problems);
     let (mut problems, mut notes) = problems.into_parts();
     let order = |file: &Path| trees.iter().position(|(known, _)| &**known == file);
     problems.sort_by_key(|problem| (order(&problem.file), problem.line));
@@ -188,23 +219,24 @@ fn unsupported(root: &Field<'_>, problems: &mut Problems) -> Option<()> {
     let said =
         ["apiVersion", "kind", "type"].map(|name| document.get(name).map(|value| format!("{name} {value}")));
     let said = said.into_iter().flatten().collect::<Vec<_>>().join(" with ");
-    let supported = DIALECTS.iter().map(|dialect| dialect.documents).collect::<Vec<_>>().join("; ");
+    let supported = DIALECTS.iter().flat_map(Dialect::documents).collect::<Vec<_>>().join("; ");
+    let word = |name| document.get(name).and_then(|field| field.word());
+    let meant = match (word("apiVersion"), word("kind"), word("type")) {
+        (Some(version), Some(kind), _) => Kind::meant(&version, &kind),
+        (None, None, Some(said)) => {
+            fields::meant(&said, &kuma::types().collect::<Vec<_>>()).map(|meant| format!("type {meant}"))
+        }
+        _ => None,
+    };
+    let meant = meant.map(|meant| format!(" did you mean {meant}?")).unwrap_or_default();
     let message = if said.is_empty() {
         format!(
             "this is no document that is known: it has neither apiVersion and kind nor type; supported: {supported}"
         )
     } else {
-        format!("{said} is not supported; supported: {supported}")
+        format!("{said} is not supported;{meant} supported: {supported}")
     };
     root.problem(message, problems)
-}
-
-/// Whether a document says that it is of this API group, in any version, and kind.
-fn is_kind(root: &Field<'_>, group: &str, kind: &str) -> bool {
-    let text = |name| root.child(name).and_then(|field| field.word());
-    let version = text("apiVersion");
-    let in_group = version.as_deref().and_then(|version| version.rsplit_once('/')).map(|(group, _)| group);
-    in_group == Some(group) && text("kind").as_deref() == Some(kind)
 }
 
 #[cfg(test)]

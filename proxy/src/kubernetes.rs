@@ -14,7 +14,9 @@ mod watch;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use objects::{KINDS, Kind, Object};
+use crate::dialect::Kind;
+
+pub use objects::Object;
 pub use roster::{Change, Pod, Selector};
 pub use services::split as split_services;
 pub use status::Report;

@@ -6,8 +6,9 @@ use super::{
 };
 use crate::{
     agent::{Agent, Ended},
+    dialect::Kind,
     intercept::{CgroupRoot, NetworkNamespace},
-    kubernetes::{self, KINDS, Kind, Selector},
+    kubernetes::{self, Selector},
     observe::{access_log::Target, logging},
 };
 use clap::Args;
@@ -85,10 +86,10 @@ struct NodeOptions {
 }
 
 fn policy_kind(name: &str) -> Result<String, String> {
-    if KINDS.iter().any(|kind| kind.is_named(name)) {
+    if Kind::watched().any(|kind| kind.is_named(name)) {
         return Ok(name.to_owned());
     }
-    let known: Vec<_> = KINDS.iter().map(Kind::full_name).collect();
+    let known: Vec<_> = Kind::watched().map(Kind::full_name).collect();
     Err(format!("there are {}", known.join(", ")))
 }
 

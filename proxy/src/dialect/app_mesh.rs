@@ -16,15 +16,15 @@ use super::Document;
 use super::fields::{Field, Problems};
 use super::note::Code;
 use crate::policy::{
-    Address, Destination, Host, Policy, PolicyName, Protocol, Rest, Setting, Sources, Target,
+    Address, Destination, Host, Place, Policy, PolicyName, Protocol, Rest, Setting, Sources, Target,
 };
 use crate::retry::ConnectRetry;
 use document::{Key, Kind, LIST, Object, Reference, object};
 use objects::Objects;
 use route::{Context, Parsed, Said};
 
-pub(super) const DOCUMENTS: &str = "AWS App Mesh's route, virtual router, virtual service, virtual node and mesh as API JSON; \
-                                    appmesh.k8s.aws VirtualRouter, VirtualService, VirtualNode and Mesh";
+pub(super) const OTHERS: &str =
+    "AWS App Mesh's route, virtual router, virtual service, virtual node and mesh as API JSON";
 
 pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
     document::kind(root)
@@ -157,7 +157,7 @@ fn policy(
     name: PolicyName,
     group: &Group,
     routes: Vec<Parsed>,
-    hosts: &[Host],
+    hosts: &[(Host, Place)],
     problems: &mut Problems,
 ) -> Policy {
     if hosts.is_empty() {
@@ -167,9 +167,11 @@ fn policy(
     }
     let port = group.port;
     let address = |address| Destination { address, port };
-    let mut to: Vec<_> = hosts.iter().cloned().map(|host| address(Address::Host(host))).collect();
+    let mut to: Vec<_> = hosts.iter().map(|(host, _)| address(Address::Host(host.clone()))).collect();
+    let mut named = hosts.first().map(|(_, place)| place.clone());
     if to.is_empty() && port.is_some() {
         to.push(address(Address::Any));
+        named = routes.iter().find_map(|route| route.port_at.clone());
     }
     let mut requests = Vec::new();
     let mut connections: Option<(u32, Arc<[Target]>, Arc<Sources>)> = None;
@@ -202,6 +204,7 @@ fn policy(
         Some((_, targets, sources)) => (targets, sources),
         None => (Arc::default(), sources.unwrap_or_default()),
     };
+    let sources = Arc::new(sources.and(named.map(|place| (Setting::To, place))));
     Policy {
         name,
         origin: root.origin(),

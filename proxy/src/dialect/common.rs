@@ -130,13 +130,6 @@ impl Names {
     }
 }
 
-/// Tells a version of a group's kind that is none of these.
-pub(super) fn version(root: &Field<'_>, group: &str, versions: &[&str], problems: &mut Problems) {
-    let known: Vec<_> = versions.iter().map(|version| format!("{group}/{version}")).collect();
-    let words: Vec<_> = known.iter().map(|known| (known.as_str(), ())).collect();
-    let _ = root.child("apiVersion").and_then(|field| field.one_of(&words, problems));
-}
-
 /// The DNS names of a Kubernetes Service, from the shortest on. Without a namespace only its own name is known.
 pub(super) fn service_hosts(name: &str, namespace: Option<&str>) -> Vec<Host> {
     let in_namespace = |suffix: &str| namespace.map(|namespace| format!("{name}.{namespace}{suffix}"));

@@ -444,7 +444,7 @@ fn child<'a>(file: &'a Arc<Path>, path: &str, entries: &'a [(Key, Node)], name: 
 }
 
 /// The field that a misspelt name is likely to mean.
-fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(super) fn meant<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     // Of what is this long nothing is near, and comparing takes as much memory as the name.
     const MAX_BYTES: usize = 64;
     if name.len() > MAX_BYTES {

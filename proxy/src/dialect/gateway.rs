@@ -17,59 +17,31 @@ use std::sync::Arc;
 
 use super::fields::{Field, Problems};
 use super::note::Code;
-use super::{Document, common, is_kind};
+use super::{Document, common};
 use crate::policy::{
     Address, Destination, HttpPolicy, Policy, PolicyName, Precedence, Protocol, RequestMatch, Rest, Route,
-    Sources,
+    Setting, Sources,
 };
 use crate::retry::ConnectRetry;
 use attached::Attached;
 use kgateway::Backend;
 use overlay::Overlay;
 
-pub(super) const DOCUMENTS: &str = "gateway.networking.k8s.io HTTPRoute, GRPCRoute; policy.linkerd.io HTTPRoute; \
-                                    linkerd.io ServiceProfile; gateway.kgateway.dev RouteOption, TrafficPolicy, Backend; \
-                                    gateway.networking.x-k8s.io XBackendTrafficPolicy; v1 Service";
-
 const GATEWAY: &str = "gateway.networking.k8s.io";
-const EXPERIMENTS: &str = "gateway.networking.x-k8s.io";
 const KGATEWAY: [&str; 2] = ["gateway.kgateway.dev", "gateway.solo.io"];
 
-/// The groups and kinds that are known, and the versions that there are of them.
-const KINDS: [(&str, &str, &[&str]); 17] = [
-    (GATEWAY, "HTTPRoute", &["v1", "v1beta1", "v1alpha2"]),
-    (GATEWAY, "GRPCRoute", &["v1", "v1alpha2"]),
-    (GATEWAY, "Gateway", &["v1", "v1beta1", "v1alpha2"]),
-    (GATEWAY, "GatewayClass", &["v1", "v1beta1", "v1alpha2"]),
-    (GATEWAY, "ReferenceGrant", &["v1", "v1beta1", "v1alpha2"]),
-    (GATEWAY, "BackendTLSPolicy", &["v1", "v1alpha3", "v1alpha2"]),
-    (GATEWAY, "ListenerSet", &["v1"]),
-    (GATEWAY, "BackendTrafficPolicy", &["v1", "v1alpha3"]),
-    (EXPERIMENTS, "BackendTrafficPolicy", &["v1alpha1"]),
-    (EXPERIMENTS, "XBackendTrafficPolicy", &["v1alpha1"]),
-    (EXPERIMENTS, "XListenerSet", &["v1alpha1"]),
-    ("policy.linkerd.io", "HTTPRoute", &["v1beta3", "v1beta2", "v1beta1", "v1alpha1"]),
-    ("linkerd.io", "ServiceProfile", &["v1alpha2", "v1alpha1"]),
-    ("gateway.kgateway.dev", "RouteOption", &["v1alpha1"]),
-    ("gateway.solo.io", "RouteOption", &["v1"]),
-    ("gateway.kgateway.dev", "TrafficPolicy", &["v1alpha1"]),
-    ("gateway.kgateway.dev", "Backend", &["v1alpha1"]),
+pub(super) const GROUPS: &[&str] = &[
+    GATEWAY,
+    "gateway.networking.x-k8s.io",
+    KGATEWAY[0],
+    KGATEWAY[1],
+    "policy.linkerd.io",
+    "linkerd.io",
+    "",
 ];
 
 /// The fields of a Kubernetes object.
 const OBJECT: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
-
-pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
-    let says = |name: &str| root.child(name).and_then(|field| field.word());
-    if says("apiVersion").as_deref() == Some("v1") && says("kind").as_deref() == Some("Service") {
-        return Some("Service");
-    }
-    known(root).map(|(_, kind, _)| *kind)
-}
-
-fn known(root: &Field<'_>) -> Option<&'static (&'static str, &'static str, &'static [&'static str])> {
-    KINDS.iter().find(|(group, kind, _)| is_kind(root, group, kind))
-}
 
 fn is_route(kind: &str) -> bool {
     matches!(kind, "HTTPRoute" | "GRPCRoute")
@@ -91,9 +63,6 @@ pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> V
     let (mut context, mut names) = (Context::default(), common::Names::default());
     let (mut budgets, mut profiles) = (Vec::new(), Vec::new());
     for Document { kind, root, options: _ } in documents {
-        if let Some((group, _, versions)) = known(root) {
-            common::version(root, group, versions, problems);
-        }
         match *kind {
             "RouteOption" => context.attached.extend(kgateway::route_option(root, problems)),
             "TrafficPolicy" => context.attached.extend(kgateway::traffic_policy(root, problems)),
@@ -163,16 +132,19 @@ pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> V
 fn whole(name: PolicyName, root: &Field<'_>, to: Vec<Destination>, says: &Overlay) -> Policy {
     let (http, sources) = overlay::merge(&[says]);
     let sources = Arc::new(Sources::new(sources));
+    // What is for one thing alone has its name.
+    let named = Some(root.place(&["metadata", "name"])).filter(|_| !to.is_empty());
+    let of_policy = Arc::new(sources.and(named.map(|place| (Setting::To, place))));
     let route = Route {
         name: "spec".into(),
         precedence: Precedence::default(),
         matcher: RequestMatch::default(),
         http: Arc::new(http),
         targets: Arc::default(),
-        sources: Arc::clone(&sources),
+        sources,
     };
     let tcp = connects([&*route.http], says.is_linkerd && says.retry.is_some());
-    Policy { tcp, sources, ..policy(name, root, to, vec![route]) }
+    Policy { tcp, sources: of_policy, ..policy(name, root, to, vec![route]) }
 }
 
 fn policy(name: PolicyName, root: &Field<'_>, to: Vec<Destination>, routes: Vec<Route>) -> Policy {

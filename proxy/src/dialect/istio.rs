@@ -12,20 +12,12 @@ mod split;
 use std::num::NonZeroU16;
 
 use super::fields::{Field, Problems};
-use super::{Document, common, is_kind};
+use super::{Document, common};
 use crate::policy::{Address, Destination, Host, Network, Policy};
 use common::Metadata;
 
-pub(super) const DOCUMENTS: &str = "networking.istio.io VirtualService and DestinationRule";
-
-const GROUP: &str = "networking.istio.io";
-const VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SERVICE: &str = "VirtualService";
 const RULE: &str = "DestinationRule";
-
-pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
-    [SERVICE, RULE].into_iter().find(|kind| is_kind(root, GROUP, kind))
-}
 
 /// A document, and who it is.
 type Object<'d, 'a> = (&'d Field<'a>, Metadata<'a>);
@@ -35,7 +27,6 @@ pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> V
     let mut objects = |kind: &'static str| {
         let mut objects = Vec::new();
         for Document { root, .. } in documents.iter().filter(|document| document.kind == kind) {
-            common::version(root, GROUP, VERSIONS, problems);
             if let Some(metadata) = common::metadata(root, problems)
                 && names.is_new(kind, (root, &metadata), problems)
             {

@@ -20,6 +20,7 @@ use std::time::Duration;
 use super::Document;
 use super::common::envoy_defaults;
 use super::fields::{Field, Problems};
+use super::kind::KINDS;
 use crate::policy::{HeaderMatcher, HttpPolicy, LabelMatch, Policy, ValueMatcher, WorkloadSelector};
 use crate::retry::connect::RetryOn;
 use crate::retry::request::{Condition, Conditions};
@@ -30,10 +31,8 @@ use services::Services;
 use settle::Mesh;
 use target::Kind;
 
-pub(super) const DOCUMENTS: &str =
-    "Kuma Retry, MeshRetry, MeshHTTPRoute, MeshService and MeshExternalService";
-
-const KINDS: [&str; 5] = ["Retry", "MeshRetry", "MeshHTTPRoute", "MeshService", "MeshExternalService"];
+pub(super) const GROUP: &str = "kuma.io";
+pub(super) const OTHERS: &str = "Kuma's in their universal form";
 
 /// The tag that names a service.
 const SERVICE: &str = "kuma.io/service";
@@ -59,12 +58,14 @@ const GRPC_DEFAULT: Conditions = Conditions::of(&[
     Condition::RefusedStream,
 ]);
 
+/// What documents in the universal form call themselves, as those of Kubernetes do.
+pub(super) fn types() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().filter(|kind| kind.group == GROUP).map(|kind| kind.kind)
+}
+
 pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
-    let universal = root.child("apiVersion").is_none().then(|| root.child("type")).flatten();
-    let universal = universal.and_then(|field| field.word());
-    KINDS
-        .into_iter()
-        .find(|kind| universal.as_deref() == Some(*kind) || super::is_kind(root, "kuma.io", kind))
+    let said = root.child("type").filter(|_| root.child("apiVersion").is_none())?.word()?;
+    types().find(|known| *known == said)
 }
 
 pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> Vec<Policy> {

@@ -26,8 +26,15 @@ pub(super) struct Finding {
     pub(super) message: String,
 }
 
-/// Notes what there is to know about a policy.
-pub(super) fn note(policy: &Policy, problems: &mut Problems) {
+/// Notes what there is to know about each of these policies.
+pub(super) fn note_all(policies: &[Policy], problems: &mut Problems) {
+    for policy in policies {
+        note(policy, problems);
+    }
+    unreachable_routes(policies, problems);
+}
+
+fn note(policy: &Policy, problems: &mut Problems) {
     let Policy { tcp, budget, sources, routes, .. } = policy;
     let connects =
         [(Setting::ConnectTimeout, tcp.connect_timeout()), (Setting::ConnectsTimeout, tcp.timeout())];
@@ -48,9 +55,6 @@ pub(super) fn note(policy: &Policy, problems: &mut Problems) {
             tell(dangerous_methods(&route.http.retry, &route.sources), &route.sources, problems);
         }
     }
-    for (route, finding) in unreachable_routes(policy) {
-        tell([finding], &route.sources, problems);
-    }
     tell(no_budget(*budget).filter(|_| retries), sources, problems);
     tell(untold_hosts(policy), sources, problems);
 }
@@ -61,8 +65,8 @@ fn untold_hosts(policy: &Policy) -> Option<Finding> {
     let wildcards = policy.to.iter().map(|destination| &destination.address).filter(|to| is_wildcard(to));
     let is_untold = policy.routes.is_empty() && wildcards.count() > 0;
     is_untold.then(|| {
-        let message = "a wildcard is told by requests alone, and nothing is said of requests: no connect follows it; add \
-                       `http`, or name hosts or networks";
+        let message = "a wildcard is told by requests alone, and nothing is said of requests: no connect follows it; say \
+                       something of requests, or name hosts or networks";
         Finding::new(Code::InertSetting, Setting::To, message)
     })
 }
@@ -107,27 +111,38 @@ fn of_requests(
     findings
 }
 
-/// The routes of a policy that an earlier one hides. Of the earlier ones so many are looked at, which are all that other
-/// formats than Istio's may have.
-fn unreachable_routes(policy: &Policy) -> Vec<(&Route, Finding)> {
+/// The routes that an earlier one hides. What a document says of one route may be a route of several policies: it is
+/// hidden where it is so in all of them.
+fn unreachable_routes(policies: &[Policy], problems: &mut Problems) {
+    let all: Vec<_> = policies.iter().flat_map(with_what_hides_it).collect();
+    let said = |route: &'_ Route| (route.sources.nearest(Setting::Matches).cloned(), route.name.clone());
+    let reached: HashSet<_> =
+        all.iter().filter(|(_, hiding)| hiding.is_none()).map(|(route, _)| said(route)).collect();
+    for (route, hiding) in all {
+        if let Some(Route { name, .. }) = hiding
+            && !reached.contains(&said(route))
+        {
+            let message =
+                format!("no request takes it, since {name} comes first and takes them all; reorder them");
+            let finding = Finding::new(Code::UnreachableRoute, Setting::Matches, message);
+            tell([finding], &route.sources, problems);
+        }
+    }
+}
+
+/// The routes of a policy, each with an earlier one that hides it. Of the earlier ones so many are looked at, which are
+/// all that other formats than Istio's may have.
+fn with_what_hides_it(policy: &Policy) -> Vec<(&Route, Option<&Route>)> {
     const HIDING: usize = 256;
     let mut in_order: Vec<_> = policy.routes.iter().collect();
     in_order.sort_by_key(|route| route.precedence);
-    let hidden = |(index, route): (usize, &&'_ Route)| {
+    let hiding = |(index, route): (usize, &&'_ Route)| {
         let earlier = in_order.iter().take(index.min(HIDING));
         earlier.copied().find(|earlier| earlier.matcher.covers(&route.matcher))
     };
-    let all =
-        in_order.iter().enumerate().filter_map(|(index, route)| Some((*route, hidden((index, route))?)));
+    let all = in_order.iter().enumerate().map(|(index, route)| (*route, hiding((index, route))));
     // That nothing is left for what a policy says of all other requests is no mistake.
-    let all = all.filter(|(route, _)| !Arc::ptr_eq(&route.sources, &policy.sources));
-    let tell = |(route, hiding): (_, &Route)| {
-        let name = &hiding.name;
-        let message =
-            format!("no request takes it, since {name} comes first and takes them all; reorder them");
-        (route, Finding::new(Code::UnreachableRoute, Setting::Matches, message))
-    };
-    all.map(tell).collect()
+    all.filter(|(route, _)| !Arc::ptr_eq(&route.sources, &policy.sources)).collect()
 }
 
 /// The conditions that some response meets.
@@ -316,11 +331,15 @@ fn dangerous_methods(retry: &RequestRetry, sources: &Sources) -> Option<Finding>
         (false, false) => words(&conditions),
         (false, true) => format!("{}, hedging", words(&conditions)),
     };
-    let message = format!(
-        "requests that the server may have executed are sent again, POST and all ({causes}); list the methods that may be \
-         executed twice instead, such as [GET, PUT], or leave it at idempotent"
-    );
     // A format that has no word for methods has one for retries.
+    let advice = if sources.place(Setting::Methods).is_some() {
+        "list the methods that may be executed twice, such as GET and PUT"
+    } else {
+        "retry for less, or only in routes for methods that may be executed twice"
+    };
+    let message = format!(
+        "requests that the server may have executed are sent again, POST and all ({causes}); {advice}"
+    );
     let places = [Setting::Methods, Setting::RetryOn, Setting::NumRetries];
     let about = places.into_iter().find(|about| sources.is_said(*about)).unwrap_or(Setting::Methods);
     let is_any = retry.methods == Methods::Any;

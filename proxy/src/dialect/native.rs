@@ -27,14 +27,6 @@ pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> V
     documents.iter().filter_map(|document| policy(&document.root, problems)).collect()
 }
 
-pub(super) const DOCUMENTS: &str = "redial.dev/v1alpha1 RetryPolicy";
-
-pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
-    let says =
-        |name: &str, text: &str| root.child(name).and_then(|field| field.word()).as_deref() == Some(text);
-    (says("apiVersion", "redial.dev/v1alpha1") && says("kind", "RetryPolicy")).then_some("RetryPolicy")
-}
-
 const FIELDS: &[&str] = &["from", "to", "fallThrough", "protocol", "tcp", "http", "budget"];
 
 fn policy(root: &Field<'_>, problems: &mut Problems) -> Option<Policy> {

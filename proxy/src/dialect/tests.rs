@@ -76,6 +76,40 @@ fn a_list_may_be_of_one_kind_or_empty() {
     assert_eq!(parse(Path::new("p.yaml"), &created).unwrap().policies.len(), 1);
 }
 
+#[test]
+fn a_kind_that_is_nearly_one_is_told() {
+    for (document, told) in [
+        (
+            "{apiVersion: gateway.networking.k8s.io/v1, kind: HttpRoute}",
+            " did you mean apiVersion gateway.networking.k8s.io/v1 with kind HTTPRoute?",
+        ),
+        ("{apiVersion: istio.networking.io/v1, kind: VirtualService}", ""),
+        (
+            "{apiVersion: kuma.io/v1alpha, kind: MeshRetri}",
+            " did you mean apiVersion kuma.io/v1alpha1 with kind MeshRetry?",
+        ),
+        (
+            "{apiVersion: redial.de/v1alpha1, kind: RetryPolicy}",
+            " did you mean apiVersion redial.dev/v1alpha1 with kind RetryPolicy?",
+        ),
+        ("{type: MeshRety}", " did you mean type MeshRetry?"),
+        ("{apiVersion: apps/v1, kind: Deployment}", ""),
+        ("{apiVersion: v1, kind: Servise}", " did you mean apiVersion v1 with kind Service?"),
+    ] {
+        let [problem] = &problems(document)[..] else { panic!("{document}") };
+        assert!(
+            problem.contains(&format!(" is not supported;{told} supported: redial.dev RetryPolicy; ")),
+            "{problem}"
+        );
+    }
+    assert_eq!(
+        problems(
+            "{apiVersion: kuma.io/v1beta1, kind: MeshRetry, metadata: {name: a}, spec: {to: [{targetRef: {kind: Mesh}, default: {tcp: {maxConnectAttempt: 2}}}]}}"
+        ),
+        ["p.yaml:1: apiVersion: expected one of kuma.io/v1alpha1, found \"kuma.io/v1beta1\""]
+    );
+}
+
 /// The documents that fuzzing begins with.
 static SEEDS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/documents");

@@ -87,7 +87,8 @@ impl Display for Value {
             Self::Null => f.write_str("no value"),
             Self::Bool(value) => value.fmt(f),
             Self::Whole(value) => value.fmt(f),
-            Self::Decimal(value) => value.fmt(f),
+            // Not all the digits of 1e99.
+            Self::Decimal(value) => write!(f, "{value:?}"),
             Self::Text(text) if text.chars().count() > LONGEST => {
                 write!(f, "{:?}...", text.chars().take(LONGEST).collect::<String>())
             }

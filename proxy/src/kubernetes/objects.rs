@@ -7,46 +7,11 @@ use std::sync::Arc;
 use kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
 
-use crate::dialect::MAX_FILE_BYTES;
+use crate::dialect::{Kind, MAX_FILE_BYTES};
 
 /// The most objects, and the most bytes of them, that are kept. Those that come later are refused.
 const MAX_OBJECTS: usize = 20_000;
 const MAX_BYTES: usize = 128 << 20;
-
-/// A kind of object that says something of retries, or is referred to by one that does.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Kind {
-    pub group: &'static str,
-    pub kind: &'static str,
-    plural: &'static str,
-}
-
-const fn kind(group: &'static str, kind: &'static str, plural: &'static str) -> Kind {
-    Kind { group, kind, plural }
-}
-
-/// All kinds. Where a cluster has no such CRD there is nothing to watch.
-pub static KINDS: [Kind; 19] = [
-    kind("redial.dev", "RetryPolicy", "retrypolicies"),
-    kind("gateway.networking.k8s.io", "HTTPRoute", "httproutes"),
-    kind("gateway.networking.k8s.io", "GRPCRoute", "grpcroutes"),
-    kind("gateway.networking.k8s.io", "BackendTrafficPolicy", "backendtrafficpolicies"),
-    kind("gateway.networking.x-k8s.io", "XBackendTrafficPolicy", "xbackendtrafficpolicies"),
-    kind("gateway.kgateway.dev", "RouteOption", "routeoptions"),
-    kind("gateway.solo.io", "RouteOption", "routeoptions"),
-    kind("gateway.kgateway.dev", "TrafficPolicy", "trafficpolicies"),
-    kind("gateway.kgateway.dev", "Backend", "backends"),
-    kind("kuma.io", "Retry", "retries"),
-    kind("kuma.io", "MeshRetry", "meshretries"),
-    kind("kuma.io", "MeshHTTPRoute", "meshhttproutes"),
-    kind("appmesh.k8s.aws", "Mesh", "meshes"),
-    kind("appmesh.k8s.aws", "VirtualRouter", "virtualrouters"),
-    kind("appmesh.k8s.aws", "VirtualService", "virtualservices"),
-    kind("appmesh.k8s.aws", "VirtualNode", "virtualnodes"),
-    kind("networking.istio.io", "VirtualService", "virtualservices"),
-    kind("networking.istio.io", "DestinationRule", "destinationrules"),
-    kind("linkerd.io", "ServiceProfile", "serviceprofiles"),
-];
 
 /// An object, as a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +41,7 @@ impl Kind {
     #[must_use]
     pub fn of_crd(name: &str) -> Option<&'static Self> {
         let (plural, group) = name.split_once('.')?;
-        KINDS.iter().find(|kind| kind.plural == plural && kind.group == group)
+        Self::watched().find(|kind| kind.plural == Some(plural) && kind.group == group)
     }
 
     /// `HTTPRoute`, where a user means every group that has it, or `HTTPRoute.gateway.networking.k8s.io`.
@@ -209,7 +174,8 @@ impl Objects {
 mod tests {
     use serde_json::json;
 
-    use super::{KINDS, Kind, MAX_FILE_BYTES, Object, Objects};
+    use super::{Kind, MAX_FILE_BYTES, Object, Objects};
+    use crate::dialect::KINDS;
 
     fn object(kind: &'static Kind, name: &str, more: &serde_json::Value) -> Object {
         let mut object = json!({
@@ -277,9 +243,8 @@ mod tests {
     fn the_chart_knows_every_kind() {
         let known: serde_json::Value =
             serde_saphyr::from_str(include_str!("../../../deploy/helm/redial/files/kinds.yaml")).unwrap();
-        let kinds = KINDS
-            .iter()
-            .map(|Kind { group, kind, plural }| json!({"group": group, "kind": kind, "plural": plural}));
+        let kinds = Kind::watched()
+            .map(|Kind { group, kind, plural, .. }| json!({"group": group, "kind": kind, "plural": plural}));
         assert_eq!(known["kinds"], kinds.collect::<serde_json::Value>());
     }
 

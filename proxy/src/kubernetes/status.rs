@@ -333,7 +333,8 @@ mod tests {
     use serde_json::json;
 
     use super::{status, wanted};
-    use crate::kubernetes::{KINDS, Object};
+    use crate::dialect::KINDS;
+    use crate::kubernetes::Object;
 
     fn object(conditions: &serde_json::Value) -> Object {
         let object = json!({

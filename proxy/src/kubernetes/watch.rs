@@ -28,10 +28,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use self::endpoints::{Run, ServiceWatches};
 use self::pods::{PodObject, of_namespaces, of_pods, uid};
-use super::objects::{Kind, Object, Objects};
+use super::objects::{Object, Objects};
 use super::roster::{Change, Roster};
 use super::status::{self, Report};
 use super::{KubernetesError, REQUEST_TIMEOUT, Settings};
+use crate::dialect::Kind;
 use crate::endpoint::Service;
 use crate::observe::logging::describe;
 use crate::policy::Host;
@@ -311,7 +312,7 @@ impl Watches {
             Told::All(there) => {
                 let there: HashSet<_> =
                     there.iter().filter_map(|name| wanted(name)).map(Kind::full_name).collect();
-                for kind in super::objects::KINDS.iter().filter(|kind| !there.contains(&kind.full_name())) {
+                for kind in Kind::watched().filter(|kind| !there.contains(&kind.full_name())) {
                     self.leave(kind);
                 }
             }

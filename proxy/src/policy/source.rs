@@ -48,7 +48,7 @@ pub enum Setting {
 }
 
 /// Where a document says something, or would say it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     pub file: Arc<Path>,
     /// Of what is said, or of the section that it would belong to.
@@ -104,6 +104,12 @@ impl Sources {
     #[must_use]
     pub fn new(places: impl IntoIterator<Item = (Setting, Place)>) -> Self {
         Self(places.into_iter().collect())
+    }
+
+    /// With these besides.
+    #[must_use]
+    pub fn and(&self, places: impl IntoIterator<Item = (Setting, Place)>) -> Self {
+        Self(self.0.iter().cloned().chain(places).collect())
     }
 
     /// A condition that has no place of its own is where all of them are. What has no place is left to a default.

@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 
 use super::super::common;
 use super::super::fields::{Field, Problems};
-use super::super::is_kind;
 use super::super::note::Code;
 
 /// What a document is about, in the API's form or in that of Kubernetes.
@@ -166,11 +165,8 @@ impl Object<'_> {
     }
 }
 
+/// What a document of the API is, by its fields.
 pub(super) fn kind(root: &Field<'_>) -> Option<&'static str> {
-    let kubernetes = FORMS.iter().filter(|form| form.api.is_none());
-    if let Some(form) = kubernetes.into_iter().find(|form| is_kind(root, "appmesh.k8s.aws", form.word)) {
-        return Some(form.word);
-    }
     if root.child("apiVersion").is_some() || root.child("kind").is_some() {
         return None;
     }

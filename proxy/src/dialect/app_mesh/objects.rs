@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use super::super::fields::{Field, Map, Problems};
 use super::super::note::Code;
 use super::document::{Key, Kind, Object, Reference, name};
-use crate::policy::Host;
+use crate::policy::{Host, Place};
 
 /// Everything but routes.
 #[derive(Default)]
@@ -26,6 +26,8 @@ pub(super) struct Node {
 struct Service {
     host: Host,
     router: Reference,
+    /// Where its name is.
+    named: Place,
 }
 
 impl<'o, 'a> Objects<'o, 'a> {
@@ -53,14 +55,15 @@ impl<'o, 'a> Objects<'o, 'a> {
         found.map(|(_, ports)| ports.as_slice()).unwrap_or_default()
     }
 
-    /// The hosts of the virtual services that a virtual router provides: one whose document is here, or one that a route
-    /// names.
-    pub(super) fn hosts_of(&self, router: &Reference) -> Vec<Host> {
+    /// The hosts of the virtual services that a virtual router provides, and where they are named: one whose document is here,
+    /// or one that a route names.
+    pub(super) fn hosts_of(&self, router: &Reference) -> Vec<(Host, Place)> {
         let known = self.routers.iter().find(|(object, _)| object.is(router)).map(|(object, _)| object);
         let provides = |service: &&Service| {
             service.router.is(router) || known.is_some_and(|known| known.is(&service.router))
         };
-        self.services.iter().filter(provides).map(|service| service.host.clone()).collect()
+        let services = self.services.iter().filter(provides);
+        services.map(|service| (service.host.clone(), service.named.clone())).collect()
     }
 }
 
@@ -146,6 +149,7 @@ fn service(object: &Object<'_>, problems: &mut Problems) -> Option<Service> {
     let named = spec.get("awsName").filter(|name| name.word().is_some_and(|name| !name.is_empty()));
     let named = named.or_else(|| object.root.child("virtualServiceName"));
     let host = named.as_ref().unwrap_or(&object.root).accept(object.aws_name.parse::<Host>(), problems);
+    let named = named.map_or_else(|| object.root.place(&["metadata", "name"]), |field| field.here());
     // Without a provider it leads nowhere.
     let provider = spec.get("provider")?;
     let kinds = ["virtualRouter", "virtualNode"];
@@ -170,7 +174,7 @@ fn service(object: &Object<'_>, problems: &mut Problems) -> Option<Service> {
         problems.note(Code::Ignored, &provider.here(), message);
         return None;
     }
-    Some(Service { host: host?, router: reference })
+    Some(Service { host: host?, router: reference, named })
 }
 
 fn discovery(field: &Field<'_>, problems: &mut Problems) -> Option<Option<Host>> {

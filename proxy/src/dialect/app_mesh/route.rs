@@ -9,8 +9,8 @@ use super::document::{Key, Reference, name, text};
 use super::objects::{Objects, one_field, port};
 use super::retry;
 use crate::policy::{
-    HeaderMatcher, HeaderName, PathMatch, Pattern, Precedence, QueryMatcher, RequestMatch, RequestProtocol,
-    Route, Sources, Target, TargetAddress, ValueMatcher,
+    HeaderMatcher, HeaderName, PathMatch, Pattern, Place, Precedence, QueryMatcher, RequestMatch,
+    RequestProtocol, Route, Sources, Target, TargetAddress, ValueMatcher,
 };
 
 const TYPES: [&str; 4] = ["httpRoute", "http2Route", "grpcRoute", "tcpRoute"];
@@ -32,6 +32,8 @@ pub(super) struct Context<'a> {
 pub(super) struct Parsed {
     pub(super) said: Said,
     pub(super) port: Option<NonZeroU16>,
+    /// Where that is said.
+    pub(super) port_at: Option<Place>,
 }
 
 pub(super) enum Said {
@@ -57,6 +59,7 @@ pub(super) fn parse(
     let map = spec.map_of(&known, problems)?;
     let priority = map.optional("priority", NO_PRIORITY, |field| field.whole(0..=1_000, problems));
     let (kind, route) = one_field(&map, spec, &TYPES, problems)?;
+    let port_at = Some(route.place(&["match", "port"])).filter(|place| place.is_said);
     if kind == "tcpRoute" {
         let map = route.map_ignoring(&["match", "action"], &["timeout"], problems)?;
         let port = map.optional("match", None, |field| {
@@ -68,7 +71,7 @@ pub(super) fn parse(
         let sources = Arc::new(Sources::new(retry::places(&route)));
         let port = listener(port?, &route, context, problems);
         let said = Said::Connections(TcpRoute { priority: priority?, targets: targets?, sources });
-        return Some(Parsed { said, port: port? });
+        return Some(Parsed { said, port: port?, port_at });
     }
     let is_grpc = kind == "grpcRoute";
     let map = route.map_of(&["match", "action", "retryPolicy", "timeout"], problems)?;
@@ -83,7 +86,7 @@ pub(super) fn parse(
     let sources = Arc::new(Sources::new(retry::places(&route)));
     let (http, targets) = (Arc::new(http?), targets?);
     let route = Route { name: called.into(), precedence, matcher, http, targets, sources };
-    Some(Parsed { said: Said::Requests(Box::new(route)), port: port? })
+    Some(Parsed { said: Said::Requests(Box::new(route)), port: port?, port_at })
 }
 
 /// The port that a route is for: that of its match, or that of the virtual router's only listener. None within: every port.

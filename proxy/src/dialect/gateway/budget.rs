@@ -110,7 +110,8 @@ pub(super) fn apply(
         }
         if !to.is_empty() {
             let name = PolicyName::of_kind(kind, metadata.namespace, metadata.name);
-            let sources = Sources::new([(Setting::Budget, place)]).into();
+            let to_at = (Setting::To, root.place(&["spec", "targetRefs"]));
+            let sources = Sources::new([(Setting::Budget, place), to_at]).into();
             policies.push(Policy { budget, sources, ..super::policy(name, &root, to, Vec::new()) });
         }
     }

@@ -56,7 +56,8 @@ pub(super) fn read(root: &Field<'_>, metadata: &Metadata<'_>, problems: &mut Pro
     let (routes, budget): (Vec<_>, _) = (routes?.into_iter().flatten().collect(), budget?);
     is_plain.then_some(())?;
     let tcp = connects(routes.iter().map(|route: &Route| &*route.http), true);
-    let sources = Sources::new([(Setting::Budget, spec.place(&["retryBudget"]))]).into();
+    let budget_at = (Setting::Budget, spec.place(&["retryBudget"]));
+    let sources = Sources::new([budget_at, (Setting::To, root.place(&["metadata", "name"]))]).into();
     let name = PolicyName::of_kind("ServiceProfile", *namespace, name);
     Some(Policy { tcp, budget, sources, ..policy(name, root, to, routes) })
 }

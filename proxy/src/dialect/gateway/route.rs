@@ -120,7 +120,7 @@ fn read<'a>(
             list.list(problems)?
         }
         // A route without rules has one that says nothing.
-        None => vec![spec],
+        None => vec![spec.clone()],
     };
     let has_rules = spec_map.get("rules").is_some();
     let mut names: Vec<Cow<'_, str>> = Vec::new();
@@ -158,6 +158,8 @@ fn read<'a>(
         annotations.is_linkerd && annotations.retry.is_some(),
     );
     let sources = routes.first().map(|route| Arc::clone(&route.sources)).unwrap_or_default();
+    let told_by = if parents.services.is_empty() { "hostnames" } else { "parentRefs" };
+    let sources = Arc::new(sources.and([(Setting::To, spec.place(&[told_by]))]));
     Some(ReadRoute { policy: Policy { tcp, sources, ..super::policy(name, root, to, routes) }, services })
 }
 

@@ -8,8 +8,8 @@ use super::super::note::Code;
 use super::port;
 use super::service::Context;
 use crate::policy::{
-    HeaderMatcher, HeaderName, LabelMatch, PathMatch, Pattern, QueryMatcher, RequestMatch, ValueMatcher,
-    WorkloadSelector,
+    HeaderMatcher, HeaderName, LabelMatch, PathMatch, Pattern, Place, QueryMatcher, RequestMatch,
+    ValueMatcher, WorkloadSelector,
 };
 
 /// Each header that a request may go without doubles the routes.
@@ -22,6 +22,8 @@ pub(super) struct Found {
     pub(super) matchers: Vec<RequestMatch>,
     pub(super) port: Option<NonZeroU16>,
     pub(super) source: WorkloadSelector,
+    /// Where that is said.
+    pub(super) source_at: Option<Place>,
 }
 
 pub(super) fn read(field: &Field<'_>, context: &Context<'_>, problems: &mut Problems) -> Option<Found> {
@@ -80,7 +82,9 @@ pub(super) fn read(field: &Field<'_>, context: &Context<'_>, problems: &mut Prob
         query: query.clone(),
         ..RequestMatch::default()
     };
-    Some(Found { matchers: all.into_iter().map(matcher).collect(), port, source })
+    let source_at = ["sourceLabels", "sourceNamespace"].iter().find_map(|name| map.get(name));
+    let source_at = source_at.map(|field| field.here());
+    Some(Found { matchers: all.into_iter().map(matcher).collect(), port, source, source_at })
 }
 
 /// The workloads that it is for.

@@ -38,6 +38,8 @@ pub(super) struct Match {
     pub(super) matcher: RequestMatch,
     pub(super) port: Option<NonZeroU16>,
     pub(super) source: WorkloadSelector,
+    /// Where that is said.
+    pub(super) source_at: Option<Place>,
 }
 
 /// Reads an entry, whose first way to match has this place.
@@ -72,13 +74,15 @@ pub(super) fn read(
     }
     let ((targets, clusters), http) = (targets?, http?);
     is_sound.then_some(())?;
-    let matches = (first..).zip(all).map(|(place, (name, Found { port, source, .. }, matcher))| Match {
-        name: name.into(),
-        place,
-        matcher,
-        port,
-        source,
-    });
+    let matches =
+        (first..).zip(all).map(|(place, (name, Found { port, source, source_at, .. }, matcher))| Match {
+            name: name.into(),
+            place,
+            matcher,
+            port,
+            source,
+            source_at,
+        });
     let (matches, targets) = (matches.collect(), targets.into());
     Some(Entry { matches, http, targets, clusters, places: retry::places(entry) })
 }

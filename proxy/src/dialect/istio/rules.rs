@@ -51,6 +51,9 @@ struct Pool {
 
 type Said<T> = (T, Place);
 
+/// The settings that a rule may say something of.
+const LIMITS: [Setting; 3] = [Setting::ConnectTimeout, Setting::MaxConcurrentRetries, Setting::Budget];
+
 /// What holds for what goes to some clusters: the most generous of what is said of each. None: no limit is said.
 #[derive(Clone, Default)]
 pub(super) struct Limits {
@@ -100,9 +103,14 @@ impl<'a> Rules<'a> {
         rules.flat_map(Rule::ports).collect()
     }
 
-    /// What holds for connections to hosts that none of these policies is for.
+    /// What holds for connections to hosts that none of these policies is for. Tells what of the others does not hold.
     pub(super) fn policies(&self, others: &[Policy], problems: &mut Problems) -> Vec<Policy> {
         let named: HashSet<_> = others.iter().flat_map(|policy| &policy.to).map(|to| &to.address).collect();
+        let sources = others.iter().flat_map(|policy| {
+            [&policy.sources].into_iter().chain(policy.routes.iter().map(|route| &route.sources))
+        });
+        let holding: HashSet<_> =
+            sources.flat_map(|sources| LIMITS.map(|limit| sources.place(limit))).collect();
         let mut policies = Vec::new();
         for rule in &self.0 {
             if !named.contains(&rule.address) {
@@ -110,6 +118,12 @@ impl<'a> Rules<'a> {
             } else if !rule.is_used.get() {
                 let message = "the VirtualService for this host leads elsewhere, so it holds for nothing";
                 problems.note(Code::InertSetting, &rule.root.place(&["spec", "host"]), message);
+            } else {
+                for place in rule.places().filter(|place| !holding.contains(&Some(*place))) {
+                    let message = "it limits nothing here, since no route leads there, or what leads there also leads to where \
+                                   more is allowed";
+                    problems.note(Code::Ignored, place, message);
+                }
             }
         }
         policies
@@ -146,6 +160,19 @@ impl Rule<'_> {
         ports
     }
 
+    /// Where its limits are said.
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        let all = [&self.says].into_iter().chain(self.subsets.iter().map(|(_, says)| says));
+        all.flat_map(|TrafficPolicy { pool, budget, ports }| {
+            let pools = pool.iter().chain(ports.iter().map(|(_, pool)| pool));
+            let of_pools = pools.flat_map(|Pool { connect_timeout, max_retries }| {
+                let connects = connect_timeout.iter().map(|(_, place)| place);
+                connects.chain(max_retries.iter().map(|(_, place)| place).filter(|_| budget.is_none()))
+            });
+            of_pools.chain(budget.iter().map(|(_, place)| place))
+        })
+    }
+
     /// A port's settings take the place of all others, and a subset's of those of the whole host.
     fn limits(&self, subset: Option<&str>, port: Option<NonZeroU16>) -> Limits {
         let subset = self.subsets.iter().find(|(name, _)| Some(*name) == subset).map(|(_, says)| says);
@@ -167,6 +194,7 @@ impl Rule<'_> {
         let all = [None].into_iter().chain(ports.into_iter().map(Some));
         let limits: Vec<_> = all.map(|port| (port, self.limits(None, port))).collect();
         let mut policies = Vec::new();
+        let to_at = (Setting::To, self.root.place(&["spec", "host"]));
         for (port, limits) in limits {
             if let Some((_, place)) = limits.max_retries.as_ref().filter(|_| !self.is_used.get()) {
                 let message = "no VirtualService here says how requests to this host are retried";
@@ -184,7 +212,7 @@ impl Rule<'_> {
                 tcp: limits.connects(&ConnectRetry::default()),
                 budget: limits.budget(),
                 rest: Rest::GoesOn,
-                sources: Sources::new(limits.places()).into(),
+                sources: Sources::new(limits.places().into_iter().chain([to_at.clone()])).into(),
                 ..Policy::built_in()
             });
         }

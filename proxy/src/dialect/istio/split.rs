@@ -15,8 +15,8 @@ use crate::dialect::common;
 use crate::dialect::fields::{Field, Problems};
 use crate::dialect::note::Code;
 use crate::policy::{
-    Destination, HttpPolicy, Policy, PolicyName, Precedence, Protocol, Rest, Route, Setting, Sources, Target,
-    WorkloadSelector,
+    Destination, HttpPolicy, Place, Policy, PolicyName, Precedence, Protocol, Rest, Route, Setting, Sources,
+    Target, WorkloadSelector,
 };
 use crate::retry::{ConnectRetry, RequestRetry};
 
@@ -42,6 +42,8 @@ pub(super) struct Whole<'w, 'a> {
 struct Part<'e> {
     port: Option<NonZeroU16>,
     source: &'e WorkloadSelector,
+    /// Where that is said.
+    source_at: Option<&'e Place>,
     /// What its policy's name ends with.
     suffix: String,
 }
@@ -59,10 +61,10 @@ pub(super) fn policies(
     numbers.extend(rules.ports(&whole.clusters));
     numbers.sort_unstable();
     numbers.dedup();
-    let mut sources = vec![&everybody];
+    let mut sources = vec![(&everybody, None)];
     for one in matches() {
-        if sources.len() <= common::MAX_ENTRIES && !sources.contains(&&one.source) {
-            sources.push(&one.source);
+        if sources.len() <= common::MAX_ENTRIES && !sources.iter().any(|(known, _)| **known == one.source) {
+            sources.push((&one.source, one.source_at.as_ref()));
         }
     }
     if sources.len() > common::MAX_ENTRIES || numbers.len() >= common::MAX_ENTRIES {
@@ -70,10 +72,10 @@ pub(super) fn policies(
             format!("at most {} ports and as many sources can be told apart", common::MAX_ENTRIES - 1);
         return whole.spec.problem(message, problems);
     }
-    let part = |port: Option<NonZeroU16>, (index, source)| {
+    let part = |port: Option<NonZeroU16>, (index, (source, source_at))| {
         let port_suffix = port.map(|port| format!(":{port}")).unwrap_or_default();
         let source_suffix = if index == 0 { String::new() } else { format!(":source[{}]", index - 1) };
-        Part { port, source, suffix: port_suffix + &source_suffix }
+        Part { port, source, source_at, suffix: port_suffix + &source_suffix }
     };
     let parts: Vec<_> = [None]
         .into_iter()
@@ -164,7 +166,12 @@ impl Part<'_> {
         let limits = limits.unwrap_or_default();
         let patient = routes.iter().map(|route| route.http.connect_retry());
         let tcp = patient.max_by_key(ConnectRetry::max_connect_attempts).unwrap_or_default();
-        let places = [(Setting::Targets, whole.root.place(&["spec", "tcp"]))];
+        let mut places = vec![
+            (Setting::Targets, whole.root.place(&["spec", "tcp"])),
+            (Setting::To, whole.root.place(&["spec", "hosts"])),
+        ];
+        let exported = whole.exports.as_ref().map(|_| whole.root.place(&["spec", "exportTo"]));
+        places.extend(self.source_at.cloned().or(exported).map(|place| (Setting::From, place)));
         Some(Policy {
             name: PolicyName::of_kind(SERVICE, whole.namespace, &format!("{}{}", whole.name, self.suffix)),
             origin: whole.root.origin(),

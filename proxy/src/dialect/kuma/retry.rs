@@ -211,7 +211,12 @@ impl Retry<'_> {
             protocol: if is_silent { Protocol::Tcp } else { Protocol::Auto },
             routes: routes.collect(),
             rest: Rest::GoesOn,
-            sources: Arc::new(Sources::new(attempts_at.into_iter().map(|at| (Setting::ConnectAttempts, at)))),
+            sources: Arc::new(Sources::new(
+                attempts_at.into_iter().map(|at| (Setting::ConnectAttempts, at)).chain([
+                    (Setting::From, self.resource.spec.place(&["sources"])),
+                    (Setting::To, self.resource.spec.place(&["destinations"])),
+                ]),
+            )),
             ..Policy::built_in()
         }
     }

@@ -7,6 +7,7 @@ use super::document::Resource;
 use super::target::{Kind, Named};
 use crate::dialect::common::some_of;
 use crate::dialect::fields::{Field, Problems};
+use crate::dialect::note::Code;
 use crate::policy::{Host, TargetAddress};
 
 /// All services that documents are about.
@@ -85,7 +86,11 @@ fn ports<'a>(resource: &Resource<'a>, problems: &mut Problems) -> Option<Vec<(Op
 type Outside<'a> = (Vec<(Option<&'a str>, NonZeroU16)>, Option<TargetAddress>);
 
 fn external<'a>(resource: &Resource<'a>, problems: &mut Problems) -> Option<Outside<'a>> {
-    let spec = resource.spec.map_ignoring(&["match", "endpoints"], &["tls", "extension"], problems)?;
+    let spec = resource.spec.map_ignoring(&["match", "endpoints", "tls"], &["extension"], problems)?;
+    if let Some(tls) = spec.get("tls") {
+        let message = "requests go to its endpoints as they are: redial makes no TLS of them";
+        problems.note(Code::Ignored, &tls.here(), message);
+    }
     let found = spec.required("match", problems)?.map_of(&["type", "port", "protocol"], problems)?;
     let match_port = port(&found.required("port", problems)?, problems)?;
     let endpoints = some_of(&spec, "endpoints", problems, |field, problems| {

@@ -294,8 +294,11 @@ impl<'e, 'a> Applying<'e, 'a> {
         let (attempts, place) = conf.connects();
         let tcp = connects(attempts, routes.iter().map(|route| &*route.http));
         let protocol = if routes.is_empty() { Protocol::Tcp } else { Protocol::Auto };
-        let sources = Arc::new(Sources::new([(Setting::ConnectAttempts, place)]));
-        Some(Policy { tcp, protocol, sources, ..self.bare(head, heads, routes) })
+        let bare = self.bare(head, heads, routes);
+        let sources = Arc::new(Sources::new(
+            [(Setting::ConnectAttempts, place)].into_iter().chain(self.places(head, heads)),
+        ));
+        Some(Policy { tcp, protocol, sources, ..bare })
     }
 
     fn bare(&self, head: &Head<'_>, heads: &[&Head<'_>], routes: Vec<Route>) -> Policy {
@@ -306,8 +309,19 @@ impl<'e, 'a> Applying<'e, 'a> {
             to: self.destination.destinations(),
             routes,
             rest: Rest::GoesOn,
+            sources: Arc::new(Sources::new(self.places(head, heads))),
             ..Policy::built_in()
         }
+    }
+
+    /// Where it is said for whom this is, and for which destination: by the document that it is named after, or else by
+    /// another. One without a target that is for its namespace alone says that by its own.
+    fn places(&self, head: &Head<'_>, heads: &[&Head<'_>]) -> impl Iterator<Item = (Setting, Place)> + use<> {
+        let targets = [head].into_iter().chain(heads.iter().copied());
+        let mut targets = targets.map(|head| head.resource.spec.place(&["targetRef"]));
+        let own = head.resource.root.place(&["metadata", "namespace"]);
+        let from = targets.find(|place| place.is_said).or(Some(own).filter(|_| !self.from.is_empty()));
+        from.map(|place| (Setting::From, place)).into_iter().chain([(Setting::To, head.target.clone())])
     }
 }
 

@@ -13,6 +13,7 @@ mod routes;
 
 use super::{GRPC_DEFAULT, HTTP_DEFAULT, kind, policies};
 use crate::dialect::fields::{Field, Problems};
+use crate::dialect::kind::Kind;
 use crate::dialect::{Document, Options, tree};
 use crate::policy::{Address, LabelMatch, Policy, Protocol, RequestProtocol, Rest};
 use crate::retry::request::{Condition, Conditions, RequestRetry};
@@ -22,7 +23,10 @@ fn read(text: &str) -> (Vec<Policy>, Vec<String>, Vec<String>) {
     let nodes = tree::parse(text).unwrap();
     let roots = nodes.iter().map(|node| Field::root(&file, node));
     let documents: Vec<_> = roots
-        .map(|root| Document { kind: kind(&root).unwrap_or("MeshRetry"), root, options: Options::default() })
+        .map(|root| {
+            let known = Kind::of(&root).map(|kind| kind.kind).or_else(|| kind(&root));
+            Document { kind: known.unwrap_or("MeshRetry"), root, options: Options::default() }
+        })
         .collect();
     let mut problems = Problems::default();
     let policies = policies(&documents, &mut problems);

@@ -49,20 +49,19 @@ const NOTED: &[(&str, Code, &str)] = &[
         "{methods: any, retryOn: [reset, 5xx, unavailable]}",
         Code::DangerousMethods,
         "methods: warning[dangerous-methods]: requests that the server may have executed are sent again, POST and all \
-         (reset, 5xx); list the methods that may be executed twice instead, such as [GET, PUT], or leave it at idempotent",
+         (reset, 5xx); list the methods that may be executed twice, such as GET and PUT",
     ),
     (
         "{methods: any, retryOn: [connect-failure], retriableStatusCodes: [429, 500]}",
         Code::DangerousMethods,
         "methods: warning[dangerous-methods]: requests that the server may have executed are sent again, POST and all \
-         (retriable-status-codes); list the methods that may be executed twice instead, such as [GET, PUT], or leave it at \
-         idempotent",
+         (retriable-status-codes); list the methods that may be executed twice, such as GET and PUT",
     ),
     (
         "{methods: any, retryOn: [unavailable], hedgeOnPerTryTimeout: true, perTryTimeout: 1s}",
         Code::DangerousMethods,
         "methods: warning[dangerous-methods]: requests that the server may have executed are sent again, POST and all \
-         (hedging); list the methods that may be executed twice instead, such as [GET, PUT], or leave it at idempotent",
+         (hedging); list the methods that may be executed twice, such as GET and PUT",
     ),
     (
         "{perTryTimeout: 2s, timeout: 2s}",

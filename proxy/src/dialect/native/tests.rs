@@ -206,7 +206,7 @@ fn every_broken_rule_of_tcp_and_budget_is_told_with_its_place() {
         ),
         (
             "{tcp: {maxConnectAttempts: 99999999999999999999}}",
-            format!("spec.tcp.maxConnectAttempts: {whole} 1 to 4294967295, found 100000000000000000000"),
+            format!("spec.tcp.maxConnectAttempts: {whole} 1 to 4294967295, found 1e20"),
         ),
         ("{tcp: {maxConnectAttempts: many}}", format!("spec.tcp.maxConnectAttempts: {whole} 1 to 4294967295, found \"many\"")),
         ("{tcp: {connectTimeout: 0}}", format!("spec.tcp.connectTimeout: {duration} 0: it is zero")),
@@ -264,7 +264,7 @@ fn every_broken_rule_around_the_spec_is_told_with_its_place() {
         (
             "v1alpha1",
             "v2",
-            "1: apiVersion \"redial.dev/v2\" with kind \"RetryPolicy\" is not supported"
+            "1: apiVersion: expected one of redial.dev/v1alpha1, found \"redial.dev/v2\""
                 .to_owned(),
         ),
         (

@@ -12,6 +12,8 @@ use crate::dialect::native::print::tests::any_document;
 use crate::dialect::{Parsed, parse};
 use crate::policy::{HttpPolicy, Origin, Policy, PolicyName, Precedence, Table, Target};
 
+mod examples;
+
 const APP_MESH: &str = include_str!("../../../../tests/documents/seeds/create-route-retry-policy.json");
 const HTTP_ROUTE: &str = include_str!("../../../../tests/documents/seeds/http-route.yaml");
 const ROUTE_OPTION: &str = include_str!("../../../../tests/documents/seeds/route-option.yaml");
