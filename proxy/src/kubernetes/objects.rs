@@ -25,8 +25,10 @@ pub struct Object {
     /// What stands for a file's path: `HTTPRoute.gateway.networking.k8s.io/shop/cart`.
     pub place: Arc<Path>,
     pub text: Arc<str>,
-    /// Of its status, where it is redial's own.
-    pub conditions: Arc<Value>,
+    /// Of its status what redial has a part in: the conditions of its own kind, the parents of a route.
+    pub status: Arc<Value>,
+    /// The Services that a route hangs on, as it says it.
+    pub parents: Arc<[Value]>,
 }
 
 /// The objects that there are.
@@ -56,6 +58,12 @@ impl Kind {
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.group == "redial.dev"
+    }
+
+    /// Whether it is a route of the Gateway API, which keeps in its status what every system has made of it.
+    #[must_use]
+    pub fn is_route(&self) -> bool {
+        self.group == "gateway.networking.k8s.io" && matches!(self.kind, "HTTPRoute" | "GRPCRoute")
     }
 
     #[must_use]
@@ -104,16 +112,21 @@ impl Object {
         document.insert("apiVersion".to_owned(), json!(api_version));
         document.insert("kind".to_owned(), json!(kind_name));
         document.insert("metadata".to_owned(), Value::Object(said));
-        let mut conditions = Value::Null;
+        let mut status = Value::Null;
         if let Value::Object(fields) = data {
-            for (field, value) in fields {
+            for (field, mut value) in fields {
                 if field != "status" {
                     document.insert(field, value);
-                } else if kind.is_own() {
-                    conditions = value.get("conditions").cloned().unwrap_or_default();
+                } else if let Some(part) =
+                    value.get_mut(if kind.is_route() { "parents" } else { "conditions" })
+                    && (kind.is_route() || kind.is_own())
+                {
+                    status = part.take();
                 }
             }
         }
+        let parents = document.get("spec").and_then(|spec| spec.get("parentRefs")).and_then(Value::as_array);
+        let services = parents.into_iter().flatten().filter(|parent| kind.is_route() && is_service(parent));
         Some(Self {
             kind,
             uid: metadata.uid.unwrap_or_default(),
@@ -122,10 +135,16 @@ impl Object {
             place: kind.place(&namespace, &name),
             namespace,
             name,
+            parents: services.cloned().collect(),
             text: Value::Object(document).to_string().into(),
-            conditions: Arc::new(conditions),
+            status: Arc::new(status),
         })
     }
+}
+
+fn is_service(parent: &Value) -> bool {
+    let says = |field| parent.get(field).and_then(Value::as_str);
+    says("kind") == Some("Service") && matches!(says("group"), Some("" | "core"))
 }
 
 impl Objects {
@@ -140,7 +159,7 @@ impl Objects {
         }
         self.bytes += length;
         let changed =
-            before.is_none_or(|before| before.text != object.text || before.conditions != object.conditions);
+            before.is_none_or(|before| before.text != object.text || before.status != object.status);
         self.kept.insert(Arc::clone(&object.place), object);
         changed
     }
@@ -208,9 +227,24 @@ mod tests {
         );
         assert_eq!(object.place.display().to_string(), "RetryPolicy.redial.dev/shop/a");
         assert_eq!((object.generation, &*object.resource_version), (3, "12"));
-        assert_eq!(*object.conditions, conditions);
+        assert_eq!(*object.status, conditions);
         let parsed = crate::dialect::parse(&object.place, &object.text).unwrap();
         assert_eq!(parsed.policies[0].name.to_string(), "shop/a");
+    }
+
+    #[test]
+    fn a_route_says_which_services_it_hangs_on() {
+        let parents = json!([
+            {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"},
+            {"group": "", "kind": "Service", "name": "web", "port": 80},
+            {"kind": "Service", "name": "of-another-group"},
+            "odd",
+        ]);
+        let more = json!({"spec": {"parentRefs": parents}, "status": {"parents": [1], "conditions": [2]}});
+        let route = object(&KINDS[1], "a", &more);
+        assert_eq!((&*route.parents, &*route.status), (&[parents[1].clone()][..], &json!([1])));
+        let other = object(&KINDS[7], "a", &more);
+        assert_eq!((&*other.parents, &*other.status), (&[][..], &json!(null)));
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! What has become of policy objects, told to who wrote them: conditions of redial's own, events about others'.
+//! What has become of policy objects, told to who wrote them: conditions of redial's own and of routes, events about others'.
 //!
 //! Every node's agent keeps a lease that says which objects it has in force. One of the agents, which holds another lease,
 //! writes for all: so that a thousand nodes don't write the same thing a thousand times.
+
+mod routes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -109,8 +111,9 @@ impl Writer {
             return Ok(());
         }
         let nodes = self.nodes().await?;
-        self.conditions(report, &nodes).await?;
-        self.events(report).await
+        let told =
+            [self.conditions(report, &nodes).await, self.routes(report).await, self.events(report).await];
+        told.into_iter().collect()
     }
 
     /// Says that this node is there, and which objects it has looked at.
@@ -181,11 +184,12 @@ impl Writer {
         Ok(leases.items.into_iter().filter(is_there).map(programmed).collect())
     }
 
-    /// The conditions of redial's own objects.
+    /// The conditions of redial's own objects. Of several that can't be written the others are, and the last is told.
     async fn conditions(&mut self, report: &Report, nodes: &[u64]) -> Result<(), Error> {
         let own = report.objects.iter().filter(|object| object.kind.is_own());
         let uids: HashSet<_> = own.clone().map(|object| object.uid.as_str()).collect();
         self.first_seen.retain(|uid, _| uids.contains(uid.as_str()));
+        let mut result = Ok(());
         for object in own {
             // What is written here makes a new version, which is no new policy.
             let seen =
@@ -196,21 +200,50 @@ impl Writer {
             let programmed = nodes.iter().filter(|newest| **newest >= seen.1).count();
             let wanted = wanted(report.refused.get(&object.place), programmed, nodes.len());
             if let Some(status) = status(object, &wanted, programmed, nodes.len()) {
-                let resource = ApiResource::from_gvk_with_plural(
-                    &GroupVersionKind::gvk("redial.dev", "v1alpha1", "RetryPolicy"),
-                    "retrypolicies",
-                );
-                let objects: Api<DynamicObject> =
-                    Api::namespaced_with(self.client.clone(), &object.namespace, &resource);
                 let patch = Patch::Merge(json!({"status": status}));
-                match objects.patch_status(&object.name, &PatchParams::default(), &patch).await {
-                    // It has just been deleted.
-                    Err(Error::Api(error)) if error.code == 404 => {}
-                    result => drop(result?),
-                }
+                let written =
+                    self.api(object).patch_status(&object.name, &PatchParams::default(), &patch).await;
+                result = may_be_gone(written).map(drop).and(result);
             }
         }
-        Ok(())
+        result
+    }
+
+    /// What routes say of the Services that they hang on.
+    async fn routes(&self, report: &Report) -> Result<(), Error> {
+        let mut result = Ok(());
+        for object in report.objects.iter().filter(|object| object.kind.is_route()) {
+            let refused = report.refused.get(&object.place);
+            if routes::parents(object, refused).is_some() {
+                result = self.route(object, refused).await.and(result);
+            }
+        }
+        result
+    }
+
+    async fn route(&self, object: &Object, refused: Option<&String>) -> Result<(), Error> {
+        let api = self.api(object);
+        // The list is others' too, and is written as a whole: as it is now, and not as it was when it was looked at.
+        let now = api.get_opt(&object.name).await?.and_then(|now| Object::new(object.kind, now));
+        let Some(now) = now.filter(|now| now.uid == object.uid && now.generation == object.generation) else {
+            return Ok(());
+        };
+        let Some(parents) = routes::parents(&now, refused) else { return Ok(()) };
+        let patch = json!({
+            "metadata": {"resourceVersion": now.resource_version}, "status": {"parents": parents},
+        });
+        let written = api.patch_status(&object.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        lost_race(may_be_gone(written)).map(drop)
+    }
+
+    /// The objects among which this one is.
+    fn api(&self, object: &Object) -> Api<DynamicObject> {
+        let document: Value = serde_json::from_str(&object.text).unwrap_or_default();
+        let version = document.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+        let version = version.rsplit('/').next().unwrap_or_default();
+        let kind = GroupVersionKind::gvk(object.kind.group, version, object.kind.kind);
+        let resource = ApiResource::from_gvk_with_plural(&kind, object.kind.plural.unwrap_or_default());
+        Api::namespaced_with(self.client.clone(), &object.namespace, &resource)
     }
 
     /// An event for each object of another system that is not in force.
@@ -257,6 +290,15 @@ fn lost_race<T>(result: Result<T, Error>) -> Result<bool, Error> {
     }
 }
 
+/// None where it has just been deleted.
+fn may_be_gone<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(written) => Ok(Some(written)),
+        Err(Error::Api(error)) if error.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn version(object: &Object) -> u64 {
     object.resource_version.parse().unwrap_or_default()
 }
@@ -271,10 +313,7 @@ fn shortened(text: &str) -> String {
 
 /// What an object's conditions are to say.
 fn wanted(refused: Option<&String>, programmed: usize, nodes: usize) -> [Condition; 2] {
-    let accepted = match refused {
-        Some(why) => Condition { kind: "Accepted", holds: false, reason: "Invalid", message: shortened(why) },
-        None => Condition { kind: "Accepted", holds: true, reason: "Accepted", message: String::new() },
-    };
+    let accepted = accepted(refused, "Invalid");
     let (holds, reason) = match (accepted.holds, programmed >= nodes && nodes > 0) {
         (false, _) => (false, "Invalid"),
         (true, true) => (true, "Programmed"),
@@ -288,38 +327,56 @@ fn wanted(refused: Option<&String>, programmed: usize, nodes: usize) -> [Conditi
     [accepted, Condition { kind: "Programmed", holds, reason, message }]
 }
 
+/// Whether agents use it. `otherwise` is the reason why not, as its kind calls it.
+fn accepted(refused: Option<&String>, otherwise: &'static str) -> Condition {
+    match refused {
+        Some(why) => Condition { kind: "Accepted", holds: false, reason: otherwise, message: shortened(why) },
+        None => Condition { kind: "Accepted", holds: true, reason: "Accepted", message: String::new() },
+    }
+}
+
 /// The status that is to be written; none where it is there.
 fn status(object: &Object, wanted: &[Condition], programmed: usize, nodes: usize) -> Option<Value> {
-    let there = object.conditions.as_array();
-    let known = |kind: &str| there.into_iter().flatten().find(|known| known["type"] == kind);
-    let same = |known: &Value, condition: &Condition| {
-        known["status"] == word(condition.holds)
-            && known["reason"] == condition.reason
-            && known["message"] == condition.message.as_str()
-            && known["observedGeneration"] == object.generation
-    };
-    if wanted.iter().all(|condition| known(condition.kind).is_some_and(|known| same(known, condition))) {
+    if are_said(&object.status, wanted, object.generation) {
         return None;
     }
-    let now = json!(MicroTime(Timestamp::now()).0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
-    let conditions: Vec<_> = wanted
-        .iter()
-        .map(|condition| {
-            let Condition { kind, holds, reason, message } = condition;
-            let since = known(kind).filter(|known| known["status"] == word(*holds));
-            let since = since.and_then(|known| known.get("lastTransitionTime")).unwrap_or(&now);
-            json!({
-                "type": kind, "status": word(*holds), "reason": reason, "message": message,
-                "observedGeneration": object.generation, "lastTransitionTime": since,
-            })
-        })
-        .collect();
     let programmed = if wanted.iter().any(|condition| condition.kind == "Accepted" && condition.holds) {
         programmed
     } else {
         0
     };
+    let conditions = said(&object.status, wanted, object.generation);
     Some(json!({"conditions": conditions, "nodes": format!("{programmed}/{nodes}")}))
+}
+
+/// Whether these conditions are among those that there are.
+fn are_said(there: &Value, wanted: &[Condition], generation: i64) -> bool {
+    wanted.iter().all(|condition| {
+        known(there, condition.kind).is_some_and(|known| {
+            known["status"] == word(condition.holds)
+                && known["reason"] == condition.reason
+                && known["message"] == condition.message.as_str()
+                && known["observedGeneration"] == generation
+        })
+    })
+}
+
+/// The conditions as they are to be written. One that holds as it did keeps its time.
+fn said(there: &Value, wanted: &[Condition], generation: i64) -> Value {
+    let now = json!(MicroTime(Timestamp::now()).0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    let conditions = wanted.iter().map(|Condition { kind, holds, reason, message }| {
+        let since = known(there, kind).filter(|known| known["status"] == word(*holds));
+        let since = since.and_then(|known| known.get("lastTransitionTime")).unwrap_or(&now);
+        json!({
+            "type": kind, "status": word(*holds), "reason": reason, "message": message,
+            "observedGeneration": generation, "lastTransitionTime": since,
+        })
+    });
+    conditions.collect()
+}
+
+fn known<'a>(there: &'a Value, kind: &str) -> Option<&'a Value> {
+    there.as_array().into_iter().flatten().find(|known| known["type"] == kind)
 }
 
 fn word(holds: bool) -> &'static str {
@@ -396,7 +453,7 @@ mod tests {
         known.generation = 3;
         let next = status(&known, &wanted(None, 1, 2), 1, 2).unwrap();
         assert_eq!(next["conditions"][1]["observedGeneration"], 3);
-        known.conditions = Arc::new(json!("odd"));
+        known.status = Arc::new(json!("odd"));
         assert!(status(&known, &wanted(None, 1, 2), 1, 2).is_some());
     }
 }
