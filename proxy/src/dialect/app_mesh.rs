@@ -53,7 +53,8 @@ pub(super) fn policies(documents: &[Document<'_>], problems: &mut Problems) -> V
         }
     }
     name_meshes(&mut objects);
-    let known = Objects::read(&objects, problems);
+    let in_cluster = documents.iter().any(|document| document.options.in_cluster);
+    let known = Objects::read(&objects, in_cluster, problems);
     let mut policies = Vec::new();
     for object in &objects {
         match (object.form.kind, object.key.is_api) {

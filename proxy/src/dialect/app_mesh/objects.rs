@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU16;
 
+use super::super::common;
 use super::super::fields::{Field, Map, Problems};
 use super::super::note::Code;
 use super::document::{Key, Kind, Object, Reference, name};
@@ -24,20 +25,31 @@ pub(super) struct Node {
 
 /// A virtual service whose provider is a virtual router.
 struct Service {
-    host: Host,
+    hosts: Vec<Host>,
     router: Reference,
     /// Where its name is.
     named: Place,
 }
 
 impl<'o, 'a> Objects<'o, 'a> {
-    pub(super) fn read(objects: &'o [Object<'a>], problems: &mut Problems) -> Self {
+    pub(super) fn read(objects: &'o [Object<'a>], in_cluster: bool, problems: &mut Problems) -> Self {
         let mut all = Self::default();
         for object in objects {
+            let whole = |host: &Host| whole_name(host, object).filter(|_| in_cluster);
             match object.form.kind {
                 Kind::Mesh => drop(mesh(object, problems)),
-                Kind::Node => all.nodes.extend(node(object, problems).map(|node| (object, node))),
-                Kind::Service => all.services.extend(service(object, problems)),
+                Kind::Node => {
+                    if let Some(mut node) = node(object, problems) {
+                        node.host = node.host.map(|host| whole(&host).unwrap_or(host));
+                        all.nodes.push((object, node));
+                    }
+                }
+                Kind::Service => {
+                    if let Some(mut service) = service(object, problems) {
+                        service.hosts.extend(service.hosts.first().and_then(whole));
+                        all.services.push(service);
+                    }
+                }
                 Kind::Router => all.routers.extend(router(object, problems).map(|ports| (object, ports))),
                 Kind::Route => {}
             }
@@ -63,8 +75,18 @@ impl<'o, 'a> Objects<'o, 'a> {
             service.router.is(router) || known.is_some_and(|known| known.is(&service.router))
         };
         let services = self.services.iter().filter(provides);
-        services.map(|service| (service.host.clone(), service.named.clone())).collect()
+        services
+            .flat_map(|service| service.hosts.iter().map(|host| (host.clone(), service.named.clone())))
+            .collect()
     }
+}
+
+/// What `NAME.NAMESPACE` means to the pods of a cluster, in an object of that namespace: a virtual service is called so
+/// where it does not say otherwise.
+fn whole_name(host: &Host, object: &Object<'_>) -> Option<Host> {
+    let namespace = object.key.scope.as_deref().filter(|_| !object.key.is_api)?;
+    let (name, of) = host.as_str().split_once('.')?;
+    common::whole_name(name, namespace).filter(|_| of == namespace)
 }
 
 pub(super) fn port(field: &Field<'_>, problems: &mut Problems) -> Option<NonZeroU16> {
@@ -174,7 +196,7 @@ fn service(object: &Object<'_>, problems: &mut Problems) -> Option<Service> {
         problems.note(Code::Ignored, &provider.here(), message);
         return None;
     }
-    Some(Service { host: host?, router: reference, named })
+    Some(Service { hosts: vec![host?], router: reference, named })
 }
 
 fn discovery(field: &Field<'_>, problems: &mut Problems) -> Option<Option<Host>> {

@@ -148,6 +148,46 @@ spec: {serviceDiscovery: {dns: {hostname: red.shop}}}
 }
 
 #[test]
+fn a_name_and_a_namespace_are_a_service_of_the_cluster() {
+    let text = "
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualRouter
+metadata: {name: web, namespace: shop}
+spec:
+  routes: [{name: all, httpRoute: {match: {prefix: /}, action: {weightedTargets: [{virtualNodeRef: {name: web}, weight: 1}]}}}]
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualService
+metadata: {name: web, namespace: shop}
+spec: {provider: {virtualRouter: {virtualRouterRef: {name: web}}}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualNode
+metadata: {name: web, namespace: shop}
+spec: {listeners: [{portMapping: {port: 80, protocol: http}}], serviceDiscovery: {dns: {hostname: HOST}}}
+";
+    for (in_cluster, hostname, hosts, target) in [
+        (false, "v2.shop", &["web.shop"][..], "v2.shop"),
+        (true, "v2.shop", &["web.shop", "web.shop.svc.cluster.local"], "v2.shop.svc.cluster.local"),
+        // Another namespace's, or none's.
+        (true, "v2.cart", &["web.shop", "web.shop.svc.cluster.local"], "v2.cart"),
+        (true, "v2.a.shop", &["web.shop", "web.shop.svc.cluster.local"], "v2.a.shop"),
+    ] {
+        let text = text.replace("HOST", hostname);
+        let file = (Arc::from(Path::new("r.yaml")), text.as_str());
+        let parsed = parse_all_with(Options { in_cluster, ..Options::default() }, &[file]).unwrap();
+        let policy = &parsed.policies[0];
+        let known = policy.to.iter().map(|to| match &to.address {
+            Address::Host(host) => host.as_str(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(known.collect::<Vec<_>>(), hosts);
+        let TargetAddress::Host { host, .. } = &policy.routes[0].targets[0].address else { panic!() };
+        assert_eq!(host.as_str(), target);
+    }
+}
+
+#[test]
 fn what_app_mesh_refuses_is_refused() {
     let at = "r.json:1: spec.httpRoute";
     for (rest, message) in [
