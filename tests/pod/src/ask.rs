@@ -1,7 +1,8 @@
 //! A client that says what it saw.
 //!
-//! `pod ask HOST:PORT [count=1] [every=MILLISECONDS] [timeout=MILLISECONDS] [path=/] [method=GET] [connect=true]`: makes
-//! so many requests, or with `count=0` without end, each on a connection of its own; with `connect` it only connects.
+//! `pod ask HOST:PORT [count=1] [every=MILLISECONDS] [timeout=MILLISECONDS] [path=/] [method=GET] [type=TYPE]
+//! [connect=true]`: makes so many requests, or with `count=0` without end, each on a connection of its own, with a
+//! `content-type` where one is said; with `connect` it only connects.
 //! It prints a line of JSON for each: `status` and `server` of an answer, or the `error`, with `peer`, `local` and `ms`.
 
 use std::io::{Read, Write};
@@ -20,6 +21,8 @@ struct Client {
     timeout: Duration,
     method: String,
     path: String,
+    /// None where it is empty.
+    content_type: String,
     connects: bool,
 }
 
@@ -33,6 +36,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         timeout: Duration::from_millis(options.take("timeout", 10_000)?),
         method: options.take("method", "GET".to_owned())?,
         path: options.take("path", "/".to_owned())?,
+        content_type: options.take("type", String::new())?,
         connects: options.take("connect", false)?,
     };
     options.end()?;
@@ -68,7 +72,11 @@ impl Client {
             return Ok(());
         }
         let (method, path, host) = (&self.method, &self.path, &self.to);
-        write!(connection, "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
+        let content = match &*self.content_type {
+            "" => String::new(),
+            content_type => format!("content-type: {content_type}\r\n"),
+        };
+        write!(connection, "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{content}connection: close\r\n\r\n")?;
         let answer = answer(&mut connection)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
         let status = head.split(' ').nth(1).context("no status")?;

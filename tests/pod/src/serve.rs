@@ -2,7 +2,7 @@
 //!
 //! `pod serve PORT [reset=COUNT] [unavailable=COUNT] [refuse=MILLISECONDS] [hang=COUNT]`: refuses connections for so
 //! long, then resets the first requests, then leaves some without an answer, then answers some with 503, then all with
-//! 200 and a line of JSON, which it prints too.
+//! 200 and a line of JSON, which it prints too. What is 503 has gRPC's word for it besides.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -95,7 +95,8 @@ impl Server {
             status => {
                 let body = format!("{line}\n");
                 let length = body.len();
-                let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\n");
+                let grpc = if status.starts_with("503") { "grpc-status: 14\r\n" } else { "" };
+                let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{grpc}");
                 write!(connection, "{head}content-length: {length}\r\n\r\n{body}")?;
                 Ok(())
             }

@@ -13,7 +13,10 @@ mod agent;
 mod churn;
 mod containers;
 mod deploy;
+mod dialects;
 mod rig;
+mod services;
+mod shipped;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -24,7 +27,15 @@ use redial_tests::cluster::Cluster;
 
 type Test = (&'static str, fn(&Cluster) -> Result<()>);
 
-const TESTS: &[&[Test]] = &[rig::TESTS, agent::TESTS, churn::TESTS, containers::TESTS, deploy::TESTS];
+const TESTS: &[&[Test]] = &[
+    rig::TESTS,
+    agent::TESTS,
+    churn::TESTS,
+    containers::TESTS,
+    services::TESTS,
+    dialects::TESTS,
+    deploy::TESTS,
+];
 
 /// As the usual harness is called: words that are part of a test's name, `--exact`, `--skip WORD`, `--list`.
 fn main() -> ExitCode {
