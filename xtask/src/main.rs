@@ -16,6 +16,7 @@ mod setup;
 mod shell;
 mod test;
 mod toolchain;
+mod vm;
 
 use anyhow::Result;
 use clap::Parser;
@@ -41,6 +42,8 @@ enum Command {
     Manifest,
     /// Build everything and run all tests; the kernel's as root.
     Test(test::Args),
+    /// Build everything and run the kernel's tests on other kernels, in virtual machines.
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,5 +66,6 @@ fn run(command: &Command) -> Result<()> {
         Command::Lint => lint::run(),
         Command::Manifest => manifest::run(),
         Command::Test(args) => test::run(args),
+        Command::Vm(args) => vm::run(args),
     }
 }

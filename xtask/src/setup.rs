@@ -8,11 +8,13 @@ mod clients;
 pub(crate) mod envoy;
 mod go;
 pub(crate) mod helm;
+pub(crate) mod kernels;
 pub(crate) mod kubernetes;
 
 use crate::shell::{self, tools, which};
 use crate::toolchain::{BPF_LINKER, LLVM, Linker, RUST, Toolchain};
 use anyhow::{Context as _, Result, bail};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -62,6 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.build_only {
         to_run()?;
         to_run_kubernetes()?;
+        to_run_kernels()?;
         to_lint()?;
     }
     println!("everything is there");
@@ -88,6 +91,12 @@ pub(crate) fn to_run() -> Result<()> {
 pub(crate) fn to_run_kubernetes() -> Result<()> {
     println!("what the tests on Kubernetes need");
     kubernetes::install()
+}
+
+/// The emulator of the virtual machines. Their kernels are fetched when they are asked for: see [`kernels::of`].
+pub(crate) fn to_run_kernels() -> Result<()> {
+    println!("what the tests on other kernels need");
+    kernels::install_emulator()
 }
 
 /// Helm, which renders the chart.
@@ -216,11 +225,11 @@ fn download_bpf_linker() -> Result<()> {
     let name = format!("bpf-linker-{}-unknown-linux-musl.tar.zst", std::env::consts::ARCH);
     let url = format!("https://github.com/aya-rs/bpf-linker/releases/download/v{BPF_LINKER}/{name}");
     let folder = Linker::root()?.join("bin");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let archive = folder.join(name);
     shell::run(Command::new("curl").args(["-fsSL", "--retry", "2", "-o"]).arg(&archive).arg(url))?;
     shell::run(Command::new("tar").arg("-xpf").arg(&archive).arg("-C").arg(&folder))?;
-    std::fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
+    fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
 }
 
 /// Into a folder of its own among our tools, where it disturbs nothing that the user has.
@@ -229,6 +238,22 @@ fn cargo_install(name: &str, version: &str) -> Result<Command> {
     let root = tools()?.join(format!("{name}-{version}"));
     cargo.args(["install", name, "--version", version, "--root"]).arg(root).current_dir(Path::new("/"));
     Ok(cargo)
+}
+
+/// Has a folder made under another name, so that what ends early leaves nothing that looks complete.
+fn part(what: &str, folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if folder.is_dir() {
+        there(what, &folder.display().to_string());
+        return Ok(());
+    }
+    missing(what);
+    let unfinished = folder.with_extension("unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
+    }
+    fs::create_dir_all(&unfinished).with_context(|| format!("cannot make {}", unfinished.display()))?;
+    make(&unfinished)?;
+    fs::rename(&unfinished, folder).with_context(|| format!("cannot make {}", folder.display()))
 }
 
 fn there(what: &str, detail: &str) {

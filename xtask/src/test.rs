@@ -4,8 +4,10 @@
 
 use crate::{build_ebpf, image, setup, shell};
 use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The test targets of the tests' package that need no Kubernetes.
@@ -89,6 +91,19 @@ fn tests(targets: &[&str]) -> Result<Command> {
         cargo.env("RUST_TEST_THREADS", "1");
     }
     Ok(cargo)
+}
+
+/// Builds the program of the tests on the kernel, and the helpers that it starts.
+pub(crate) fn kernel_program() -> Result<PathBuf> {
+    let mut cargo = shell::cargo("test");
+    cargo.args(["--package", "redial-tests", "--test", "kernel", "--no-run"]);
+    shell::run(&mut cargo)?;
+    let messages = shell::output(cargo.args(["--quiet", "--message-format", "json"]));
+    let messages = messages.context("cargo does not say what it built")?;
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut programs = messages.filter(|message| message["target"]["kind"] == json!(["test"]));
+    let program = programs.find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    program.context("cargo says nothing of the tests' program")
 }
 
 fn needs_root_and_cgroup2() -> Result<()> {

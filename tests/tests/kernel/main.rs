@@ -8,6 +8,7 @@ mod http;
 mod imports;
 mod matrix;
 mod observe;
+mod old_kernel;
 mod policy;
 mod pool;
 mod relay;

@@ -1,7 +1,10 @@
-//! Installing packages on Debian and Ubuntu, without starting any service.
+//! Debian's packages: installing them without starting any service, and unpacking those of other releases.
 
 use crate::shell;
 use anyhow::{Context as _, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Installs these packages and what they need. Removes nothing and starts nothing.
 pub(super) fn install(packages: &[&str]) -> Result<()> {
@@ -35,3 +38,73 @@ if command -v systemctl > /dev/null; then
     for package in "$@"; do systemctl disable "$package" 2> /dev/null || :; done
 fi
 "#;
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Where Debian's packages come from; apt checks their signatures and sums.
+const MIRROR: &str = "http://deb.debian.org";
+
+/// An apt with lists of its own, that reads and writes nothing of the machine's and works for any user. Its packages
+/// are unpacked and not installed.
+#[derive(Debug)]
+pub(super) struct Apt {
+    folder: PathBuf,
+}
+
+impl Apt {
+    /// In a folder that is made for it, with the newest lists of these sources (`debian sid main`).
+    pub(super) fn new(folder: &Path, sources: &[&str]) -> Result<Self> {
+        if !Path::new(KEYRING).is_file() {
+            install(&["debian-archive-keyring"])?;
+        }
+        for empty in ["lists/partial", "archives/partial"] {
+            let empty = folder.join(empty);
+            fs::create_dir_all(&empty).with_context(|| format!("cannot make {}", empty.display()))?;
+        }
+        let list = sources
+            .iter()
+            .map(|source| format!("deb [signed-by={KEYRING} target=Packages] {MIRROR}/{source}\n"));
+        for (name, text) in [("sources.list", list.collect()), ("status", String::new())] {
+            fs::write(folder.join(name), text).with_context(|| format!("cannot write apt's {name}"))?;
+        }
+        let apt = Self { folder: folder.to_path_buf() };
+        shell::run(apt.command("apt-get").arg("update"))?;
+        Ok(apt)
+    }
+
+    /// What a package needs.
+    pub(super) fn needs(&self, package: &str) -> Result<Vec<String>> {
+        let depends = shell::output(self.command("apt-cache").args(["depends", "--important", package]))
+            .with_context(|| format!("apt knows no package {package}"))?;
+        let needs = depends.lines().filter_map(|line| line.split_once("Depends: "));
+        Ok(needs.map(|(_, name)| name.trim().to_owned()).collect())
+    }
+
+    /// Unpacks packages into a folder, and forgets them and the lists.
+    pub(super) fn unpack<'a>(self, packages: impl IntoIterator<Item = &'a str>, folder: &Path) -> Result<()> {
+        shell::run(self.command("apt-get").arg("download").args(packages))?;
+        let files =
+            self.folder.read_dir().with_context(|| format!("cannot read {}", self.folder.display()))?;
+        let packages = files.flatten().map(|file| file.path());
+        for package in packages.filter(|file| file.extension().is_some_and(|extension| extension == "deb")) {
+            shell::run(Command::new("dpkg").arg("-x").arg(&package).arg(folder))?;
+        }
+        fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut apt = Command::new(program);
+        apt.arg("-q").current_dir(&self.folder);
+        let set = [
+            ("Dir::Etc::SourceList", "sources.list"),
+            ("Dir::State", ""),
+            ("Dir::State::Status", "status"),
+            ("Dir::Cache", ""),
+        ];
+        for (option, file) in set {
+            apt.arg("-o").arg(format!("{option}={}", self.folder.join(file).display()));
+        }
+        apt.args(["-o", "Dir::Etc::SourceParts=/dev/null", "-o", "APT::Sandbox::User=root"]);
+        apt
+    }
+}

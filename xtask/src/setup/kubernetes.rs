@@ -5,11 +5,10 @@
 mod debian;
 mod servers;
 
-use super::{TO_RUN_PODS, missing, programs, there};
+use super::{TO_RUN_PODS, part, programs};
 use crate::shell::tools;
-use anyhow::{Context as _, Result};
-use std::fs;
-use std::path::{Path, PathBuf};
+use anyhow::Result;
+use std::path::PathBuf;
 
 /// The release of Kubernetes. `xtask/kubernetes/go.mod` has it too, with the sums of everything that it is made of.
 const VERSION: &str = "1.36.2";
@@ -25,20 +24,4 @@ pub(super) fn install() -> Result<()> {
 /// Where [`install`] puts everything.
 pub(crate) fn folder() -> Result<PathBuf> {
     Ok(tools()?.join(format!("kubernetes-{VERSION}")))
-}
-
-/// Has a folder made under another name, so that what ends early leaves nothing that looks complete.
-fn part(what: &str, folder: &Path, make: fn(&Path) -> Result<()>) -> Result<()> {
-    if folder.is_dir() {
-        there(what, &folder.display().to_string());
-        return Ok(());
-    }
-    missing(what);
-    let unfinished = folder.with_extension("unfinished");
-    if unfinished.exists() {
-        fs::remove_dir_all(&unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
-    }
-    fs::create_dir_all(&unfinished).with_context(|| format!("cannot make {}", unfinished.display()))?;
-    make(&unfinished)?;
-    fs::rename(&unfinished, folder).with_context(|| format!("cannot make {}", folder.display()))
 }

@@ -1,0 +1,300 @@
+//! `cargo xtask vm`: the kernel's tests on Debian's own kernels, oldest to newest, each in a virtual machine.
+//!
+//! The machines are qemu's, emulated, so that this works where there is no virtualisation. A machine has the host's root
+//! file system under a layer of its own, so the tests find the programs that they find on the host, and leave nothing
+//! there. Its kernel's messages are in `target/vm/SUITE/console.log`, what the tests said in `tests.log` beside it.
+
+mod initramfs;
+
+use crate::setup::{self, kernels};
+use crate::{build_ebpf, image, shell, test};
+use anyhow::{Context as _, Result, bail};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A release of Debian, whose kernel is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Suite {
+    /// Linux 5.10, which lacks what redial needs.
+    Bullseye,
+    /// Linux 6.1.
+    Bookworm,
+    /// Linux 6.12.
+    Trixie,
+    /// The newest Linux that Debian has.
+    Sid,
+}
+
+impl Suite {
+    const ALL: [Self; 4] = [Self::Bullseye, Self::Bookworm, Self::Trixie, Self::Sid];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bullseye => "bullseye",
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+            Self::Sid => "sid",
+        }
+    }
+
+    /// What the tests' program is told.
+    fn tests(self, core: &[&'static str]) -> Vec<&'static str> {
+        match self {
+            // They are ignored elsewhere.
+            Self::Bullseye => vec!["--ignored", "--nocapture", "old_kernel::"],
+            Self::Bookworm | Self::Trixie | Self::Sid => core.to_vec(),
+        }
+    }
+}
+
+/// What runs on every kernel that redial is for.
+const CORE: &[&str] = &["transparency::", "relay::", "policy::", "exec::", "robustness::"];
+
+/// How long a machine may take, from its start to its end.
+const LIMIT: Duration = Duration::from_mins(25);
+
+/// So many machines at once, as an emulated processor is a thread of the host.
+const AT_ONCE: usize = 2;
+
+/// What a kernel says that has a fault.
+const FAULTS: &[&str] =
+    &["Kernel panic", "Oops", "BUG: ", "soft lockup", "hard LOCKUP", "general protection fault"];
+
+/// Options of `cargo xtask vm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The releases of Debian whose kernels to test; without any, all.
+    suites: Vec<Suite>,
+    /// The tests to run instead of the core, by their names' beginnings, and options of the tests' program.
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+/// Sets up, builds and runs the tests on each kernel.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("the virtual machines run this machine's programs, and only for x86-64 are there kernels here");
+    }
+    setup::to_build()?;
+    setup::to_run()?;
+    setup::to_run_kernels()?;
+    build_ebpf::run()?;
+    let suites = if args.suites.is_empty() { &Suite::ALL } else { args.suites.as_slice() };
+    on_each(suites, &image::redial_program()?, &args.rest)
+}
+
+/// Runs the tests on each kernel, and says how each did.
+fn on_each(suites: &[Suite], redial: &Path, rest: &[String]) -> Result<()> {
+    let program = test::kernel_program()?;
+    let kernels = suites.iter().map(|suite| kernels::of(suite.name())).collect::<Result<Vec<_>>>()?;
+    let waiting: Mutex<Vec<_>> = Mutex::new(suites.iter().zip(&kernels).enumerate().rev().collect());
+    let next = || waiting.lock().ok()?.pop();
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((place, (suite, kernel))) = next() {
+                    let tests: Vec<&str> = if rest.is_empty() || *suite == Suite::Bullseye {
+                        suite.tests(CORE)
+                    } else {
+                        rest.iter().map(String::as_str).collect()
+                    };
+                    let ended = machine(*suite, kernel, &program, redial, &tests);
+                    if let Ok(mut done) = done.lock() {
+                        done.push((place, &kernel.release, ended));
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().ok().context("a machine's thread panicked")?;
+    done.sort_by_key(|(place, ..)| *place);
+    let mut failed = Vec::new();
+    println!("\n{:<26} {:>6} {:>6} {:>8}  what it lacks", "kernel", "passed", "failed", "seconds");
+    for (_, release, ended) in &done {
+        match ended {
+            Ok(Report { passed, failed: not, lacks, took, faults }) => {
+                println!("{release:<26} {passed:>6} {not:>6} {:>8}  {lacks}", took.as_secs());
+                failed.extend(faults.iter().map(|fault| format!("{release}: {fault}")));
+            }
+            Err(error) => failed.push(format!("{release}: {error:#}")),
+        }
+    }
+    if !failed.is_empty() {
+        bail!("{}", failed.join("\n"));
+    }
+    Ok(())
+}
+
+/// How a kernel did.
+#[derive(Debug)]
+struct Report {
+    passed: usize,
+    failed: usize,
+    lacks: String,
+    took: Duration,
+    /// Why this is a failure, if it is.
+    faults: Vec<String>,
+}
+
+/// Starts a machine and waits for its end.
+fn machine(
+    suite: Suite,
+    kernel: &kernels::Kernel,
+    program: &Path,
+    redial: &Path,
+    tests: &[&str],
+) -> Result<Report> {
+    let folder = shell::root().join("target/vm").join(suite.name());
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (initramfs, script, console) =
+        (folder.join("initramfs"), folder.join("run.sh"), folder.join("console.log"));
+    write(&initramfs, &initramfs::build(kernel)?)?;
+    write(&script, to_run(kernel, program, redial, tests)?.as_bytes())?;
+
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G"])
+        .arg("-kernel")
+        .arg(kernel.image())
+        .arg("-initrd")
+        .arg(&initramfs)
+        // A fault ends the machine; a busy host is none.
+        .args(["-append", &format!("console=ttyS0 panic=-1 oops=panic softlockup_panic=1 mitigations=off sysctl.kernel.watchdog_thresh=60 redial.script={}", script.display())])
+        .args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"])
+        .args(["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let started = Instant::now();
+    let mut qemu = qemu.spawn().context("cannot start qemu")?;
+    let output = qemu.stdout.take().context("qemu without output")?;
+    let release = &kernel.release;
+    let reader = thread::spawn({
+        let (release, log) = (release.clone(), folder.join("tests.log"));
+        move || read_tests(&release, output, &log)
+    });
+    let ended = loop {
+        if qemu.try_wait()?.is_some() {
+            break true;
+        }
+        if started.elapsed() > LIMIT {
+            break false;
+        }
+        thread::sleep(Duration::from_millis(200));
+    };
+    if !ended {
+        qemu.kill()?;
+        qemu.wait()?;
+    }
+    let said = reader.join().ok().context("the reader panicked")??;
+    let console = fs::read(&console).with_context(|| format!("cannot read {}", console.display()))?;
+    let mut report = report(&said, &String::from_utf8_lossy(&console));
+    report.took = started.elapsed();
+    if !ended {
+        report.faults.push(format!("it did not end within {} s", LIMIT.as_secs()));
+    }
+    Ok(report)
+}
+
+/// Shows what the tests say, and keeps it.
+fn read_tests(release: &str, output: impl std::io::Read, log: &Path) -> Result<String> {
+    let mut log = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+    let mut said = String::new();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end();
+        println!("{release}  {line}");
+        writeln!(log, "{line}")?;
+        writeln!(said, "{line}")?;
+    }
+    Ok(said)
+}
+
+/// What a machine's tests and its kernel said.
+fn report(tests: &str, console: &str) -> Report {
+    let mut faults: Vec<String> = console
+        .lines()
+        .filter(|line| FAULTS.iter().any(|fault| line.contains(fault)))
+        .map(|line| line.trim().to_owned())
+        .collect();
+    let result = tests.lines().find_map(|line| line.strip_prefix("test result: "));
+    let count = |what: &str| {
+        let parts = result?.split([';', '.']);
+        parts.filter_map(|part| part.trim().strip_suffix(what)).find_map(|number| number.trim().parse().ok())
+    };
+    let (passed, failed) = (count("passed").unwrap_or(0), count("failed").unwrap_or(0));
+    if passed == 0 {
+        faults.push("no test passed".to_owned());
+    }
+    if !tests.lines().any(|line| line == "ended: 0") {
+        faults.push("the tests failed, or did not come to their end".to_owned());
+    }
+    let lacks = tests.lines().find_map(|line| line.strip_prefix("redial says: ")).unwrap_or_default();
+    Report { passed, failed, lacks: lacks.to_owned(), took: Duration::ZERO, faults }
+}
+
+/// What a machine runs when it is up.
+fn to_run(kernel: &kernels::Kernel, program: &Path, redial: &Path, tests: &[&str]) -> Result<String> {
+    let path = std::env::var("PATH").context("PATH")?;
+    let set: [(&str, PathBuf); 6] = [
+        ("PATH", format!("/usr/local/sbin:/usr/sbin:/sbin:{path}").into()),
+        ("HOME", "/root".into()),
+        ("REDIAL_BIN", redial.into()),
+        ("RUST_TEST_THREADS", "1".into()),
+        ("modules", kernel.modules()),
+        ("tests", shell::root().join("tests")),
+    ];
+    let mut script = String::new();
+    for (name, value) in set {
+        let value = value.to_str().with_context(|| format!("{} is not UTF-8", value.display()))?;
+        writeln!(script, "export {name}={}", quoted(value))?;
+    }
+    let program = program.to_str().context("the tests' program is not UTF-8")?;
+    let words = [program, "--color", "never"].into_iter().chain(tests.iter().copied());
+    writeln!(script, "set -- {}", words.map(quoted).collect::<Vec<_>>().join(" "))?;
+    script.push_str(include_str!("vm/run.sh"));
+    Ok(script)
+}
+
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn write(file: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(file, bytes).with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::report;
+
+    const PASSED: &str = "running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored\n\nended: 0\n";
+
+    #[test]
+    fn tests_that_pass_on_a_kernel_without_a_fault_are_fine() {
+        let report = report(PASSED, "[    0.0] Command line: oops=panic\n");
+        assert_eq!((report.passed, report.failed), (2, 0));
+        assert_eq!(report.faults, [""; 0]);
+    }
+
+    #[test]
+    fn a_fault_of_the_kernel_is_a_failure() {
+        let line = "[    9.1] BUG: kernel NULL pointer dereference";
+        assert_eq!(report(PASSED, line).faults, [line]);
+    }
+
+    #[test]
+    fn tests_that_fail_or_do_not_end_are_a_failure() {
+        let failed = "test result: FAILED. 1 passed; 1 failed; 0 ignored\n\nended: 101\n";
+        assert_eq!(report(failed, "").failed, 1);
+        assert_eq!(report(failed, "").faults.len(), 1);
+        assert_eq!(report("running 2 tests\n", "").faults.len(), 2);
+    }
+}
