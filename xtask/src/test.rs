@@ -1,8 +1,10 @@
-//! `cargo xtask test`: the unit tests, then those on this machine's own kernel, then those on a Kubernetes of its own.
+//! `cargo xtask test`: the unit tests, then those on this machine's own kernel, then those on a Kubernetes of its own,
+//! then a few on other kernels.
 //!
-//! The latter two need root and a cgroup2 hierarchy. Without them the command fails at once, before it builds anything.
+//! The second and the third need root and a cgroup2 hierarchy. Without them the command fails at once, before it builds
+//! anything.
 
-use crate::{build_ebpf, image, setup, shell};
+use crate::{build_ebpf, image, setup, shell, vm};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -16,6 +18,7 @@ const KERNEL: &[&str] = &["kernel", "differential"];
 /// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(crate) struct Part {
     /// Only the unit tests, which need neither root nor what `cargo xtask setup` installs.
     #[arg(long)]
@@ -26,6 +29,9 @@ pub(crate) struct Part {
     /// Only the tests on Kubernetes.
     #[arg(long)]
     kubernetes: bool,
+    /// Only the tests on other kernels: the few of `cargo xtask vm` that matter most.
+    #[arg(long, conflicts_with = "rest")]
+    vm: bool,
 }
 
 /// Options of `cargo xtask test`.
@@ -40,21 +46,28 @@ pub(crate) struct Args {
 
 /// Sets up, builds and runs the tests. Stops after the first part that fails.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let Part { unit, kernel, kubernetes } = args.only;
-    let all = !(unit || kernel || kubernetes);
+    let Part { unit, kernel, kubernetes, vm } = args.only;
+    let all = !(unit || kernel || kubernetes || vm);
     let (unit, kernel, kubernetes) = (unit || all, kernel || all, kubernetes || all);
+    // What is told to `cargo test` is not for other machines.
+    let vm = vm || (all && args.rest.is_empty() && vm::can_run());
     if kernel || kubernetes {
         needs_root_and_cgroup2()?;
+    }
+    if kernel || kubernetes || vm {
         setup::to_build()?;
         setup::to_run()?;
     }
     if kubernetes {
         setup::to_run_kubernetes()?;
     }
+    if vm {
+        setup::to_run_kernels()?;
+    }
     if unit {
         shell::run(shell::cargo("test").args(["--workspace", "--exclude", "redial-tests"]).args(&args.rest))?;
     }
-    if kernel || kubernetes {
+    if kernel || kubernetes || vm {
         build_ebpf::run()?;
     }
     if kernel {
@@ -71,6 +84,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let mut tests = tests(&["kubernetes"])?;
         tests.args(&args.rest).env("REDIAL_IMAGES", images).env("REDIAL_BIN", image::redial_program()?);
         shell::run(tests.env("REDIAL_KUBERNETES", setup::kubernetes::folder()?))?;
+    }
+    if vm {
+        vm::short(&image::redial_program()?)?;
     }
     Ok(())
 }

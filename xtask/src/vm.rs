@@ -42,19 +42,30 @@ impl Suite {
             Self::Sid => "sid",
         }
     }
-
-    /// What the tests' program is told.
-    fn tests(self, core: &[&'static str]) -> Vec<&'static str> {
-        match self {
-            // They are ignored elsewhere.
-            Self::Bullseye => vec!["--ignored", "--nocapture", "old_kernel::"],
-            Self::Bookworm | Self::Trixie | Self::Sid => core.to_vec(),
-        }
-    }
 }
 
-/// What runs on every kernel that redial is for.
-const CORE: &[&str] = &["transparency::", "relay::", "policy::", "exec::", "robustness::"];
+/// What redial does that depends on the kernel, in a few minutes.
+const SHORT: &[&str] = &[
+    "transparency::an_enrolled_workload",
+    "transparency::excluded_ports",
+    "transparency::link_local",
+    "transparency::multipath",
+    "transparency::the_upstream_socket",
+    "transparency::transparent_sockets",
+    "policy::it_makes_exactly",
+    "relay::a_reset_by",
+    "relay::a_close_right_after",
+    "relay::an_urgent_byte_arrives",
+    "exec::the_command_is_intercepted",
+    "robustness::a_second_agent_takes_over",
+    "robustness::terminated_it_drains",
+];
+
+/// All that a machine without other programs than the system's can run in reasonable time.
+const WHOLE: &[&str] = &["addresses::", "transparency::", "relay::", "policy::", "exec::", "robustness::"];
+
+/// What runs on a kernel that is too old. These are ignored elsewhere.
+const TOO_OLD: &[&str] = &["--ignored", "--nocapture", "old_kernel::"];
 
 /// How long a machine may take, from its start to its end.
 const LIMIT: Duration = Duration::from_mins(25);
@@ -66,19 +77,23 @@ const AT_ONCE: usize = 2;
 const FAULTS: &[&str] =
     &["Kernel panic", "Oops", "BUG: ", "soft lockup", "hard LOCKUP", "general protection fault"];
 
+/// What the kernels are started with. A fault ends the machine at once; that the host is busy is not taken for one.
+const COMMAND_LINE: &str = "console=ttyS0 panic=-1 oops=panic softlockup_panic=1 \
+                            sysctl.kernel.watchdog_thresh=60 mitigations=off";
+
 /// Options of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The releases of Debian whose kernels to test; without any, all.
     suites: Vec<Suite>,
-    /// The tests to run instead of the core, by their names' beginnings, and options of the tests' program.
+    /// The tests to run, by parts of their names, and options of the tests' program.
     #[arg(last = true)]
     rest: Vec<String>,
 }
 
 /// Sets up, builds and runs the tests on each kernel.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if std::env::consts::ARCH != "x86_64" {
+    if !can_run() {
         bail!("the virtual machines run this machine's programs, and only for x86-64 are there kernels here");
     }
     setup::to_build()?;
@@ -86,11 +101,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::to_run_kernels()?;
     build_ebpf::run()?;
     let suites = if args.suites.is_empty() { &Suite::ALL } else { args.suites.as_slice() };
-    on_each(suites, &image::redial_program()?, &args.rest)
+    let rest: Vec<&str> = args.rest.iter().map(String::as_str).collect();
+    on_each(suites, &image::redial_program()?, if rest.is_empty() { WHOLE } else { &rest })
 }
 
-/// Runs the tests on each kernel, and says how each did.
-fn on_each(suites: &[Suite], redial: &Path, rest: &[String]) -> Result<()> {
+/// Whether there are kernels for the programs of this machine.
+pub(crate) fn can_run() -> bool {
+    std::env::consts::ARCH == "x86_64"
+}
+
+/// Runs the few tests that matter most, on all kernels.
+pub(crate) fn short(redial: &Path) -> Result<()> {
+    on_each(&Suite::ALL, redial, SHORT)
+}
+
+/// Runs these tests on each kernel, and says how each did.
+fn on_each(suites: &[Suite], redial: &Path, tests: &[&str]) -> Result<()> {
     let program = test::kernel_program()?;
     let kernels = suites.iter().map(|suite| kernels::of(suite.name())).collect::<Result<Vec<_>>>()?;
     let waiting: Mutex<Vec<_>> = Mutex::new(suites.iter().zip(&kernels).enumerate().rev().collect());
@@ -100,12 +126,8 @@ fn on_each(suites: &[Suite], redial: &Path, rest: &[String]) -> Result<()> {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some((place, (suite, kernel))) = next() {
-                    let tests: Vec<&str> = if rest.is_empty() || *suite == Suite::Bullseye {
-                        suite.tests(CORE)
-                    } else {
-                        rest.iter().map(String::as_str).collect()
-                    };
-                    let ended = machine(*suite, kernel, &program, redial, &tests);
+                    let tests = if *suite == Suite::Bullseye { TOO_OLD } else { tests };
+                    let ended = machine(*suite, kernel, &program, redial, tests);
                     if let Ok(mut done) = done.lock() {
                         done.push((place, &kernel.release, ended));
                     }
@@ -165,8 +187,8 @@ fn machine(
         .arg(kernel.image())
         .arg("-initrd")
         .arg(&initramfs)
-        // A fault ends the machine; a busy host is none.
-        .args(["-append", &format!("console=ttyS0 panic=-1 oops=panic softlockup_panic=1 mitigations=off sysctl.kernel.watchdog_thresh=60 redial.script={}", script.display())])
+        .arg("-append")
+        .arg(format!("{COMMAND_LINE} redial.script={}", script.display()))
         .args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"])
         .args(["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"])
         .stdin(Stdio::null())
