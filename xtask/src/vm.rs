@@ -180,8 +180,10 @@ fn machine(
     write(&initramfs, &initramfs::build(kernel)?)?;
     write(&script, to_run(kernel, program, redial, tests)?.as_bytes())?;
 
-    let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+    // Also where nobody waits for it any more, a machine ends.
+    let mut qemu = Command::new("timeout");
+    qemu.args(["--foreground", "--signal=KILL", &LIMIT.as_secs().to_string(), "qemu-system-x86_64"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G"])
         .arg("-kernel")
         .arg(kernel.image())
@@ -196,30 +198,13 @@ fn machine(
     let started = Instant::now();
     let mut qemu = qemu.spawn().context("cannot start qemu")?;
     let output = qemu.stdout.take().context("qemu without output")?;
-    let release = &kernel.release;
-    let reader = thread::spawn({
-        let (release, log) = (release.clone(), folder.join("tests.log"));
-        move || read_tests(&release, output, &log)
-    });
-    let ended = loop {
-        if qemu.try_wait()?.is_some() {
-            break true;
-        }
-        if started.elapsed() > LIMIT {
-            break false;
-        }
-        thread::sleep(Duration::from_millis(200));
-    };
-    if !ended {
-        qemu.kill()?;
-        qemu.wait()?;
-    }
-    let said = reader.join().ok().context("the reader panicked")??;
+    let said = read_tests(&kernel.release, output, &folder.join("tests.log"))?;
+    let status = qemu.wait().context("qemu")?;
     let console = fs::read(&console).with_context(|| format!("cannot read {}", console.display()))?;
     let mut report = report(&said, &String::from_utf8_lossy(&console));
     report.took = started.elapsed();
-    if !ended {
-        report.faults.push(format!("it did not end within {} s", LIMIT.as_secs()));
+    if !status.success() {
+        report.faults.push(format!("qemu: {status} (after {} s it is ended)", LIMIT.as_secs()));
     }
     Ok(report)
 }
