@@ -30,7 +30,7 @@ pub use files::{LoadError, Loaded, Together, load, load_together, load_with, rea
 pub use kind::{KINDS, Kind};
 pub use note::{Code, Note};
 
-use crate::policy::Policy;
+use crate::policy::{Origin, Policy};
 use fields::{Field, Problems};
 use tree::Node;
 
@@ -38,6 +38,8 @@ use tree::Node;
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 /// The most documents that a file may have.
 pub const MAX_DOCUMENTS: usize = 1_000;
+/// The most pairs of a destination and a route, of all documents.
+const MAX_RULES: usize = 1 << 22;
 
 /// What the operator says of how documents are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +168,7 @@ fn read_all(
     for policy in policies.iter_mut().filter(|_| options.in_cluster) {
         common::leave_out_short_names(&mut policy.to);
     }
+    leave_out_too_many(&mut policies, &mut problems);
     lint::note_all(&policies, &mut problems);
     let (mut problems, mut notes) = problems.into_parts();
     let order = |file: &Path| trees.iter().position(|(known, _)| &**known == file);
@@ -175,6 +178,25 @@ fn read_all(
     let mut told = HashSet::new();
     notes.retain(|note| told.insert(note.clone()));
     (Parsed { policies, notes }, problems)
+}
+
+/// Each route of a policy is looked for by each of its destinations, which takes memory. A policy for which there is no room
+/// is told.
+fn leave_out_too_many(policies: &mut Vec<Policy>, problems: &mut Problems) {
+    let mut room = MAX_RULES;
+    policies.retain(|policy| {
+        let (destinations, routes) = (policy.to.len().max(1), policy.routes.len());
+        let left = room.checked_sub(destinations.saturating_mul(routes + 1));
+        if let (None, Origin::File { path, line }) = (left, &policy.origin) {
+            let message = format!(
+                "{destinations} destinations with {routes} routes each are too many: of all documents together there may be \
+                 {MAX_RULES} pairs of the two"
+            );
+            problems.push(Problem { file: Arc::clone(path), line: Some(*line), field: None, message });
+        }
+        room = left.unwrap_or(room);
+        left.is_some()
+    });
 }
 
 /// The JSON Schema of the native document.

@@ -77,6 +77,24 @@ fn a_list_may_be_of_one_kind_or_empty() {
 }
 
 #[test]
+fn routes_times_destinations_have_a_bound() {
+    let ports = (1..=64).map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
+    let hosts = (0..64).map(|host| format!("h{host}.example")).collect::<Vec<_>>().join(", ");
+    let routes = vec!["{}"; 256].join(", ");
+    let document = |name: &str, routes: &str| {
+        format!(
+            "{{apiVersion: redial.dev/v1alpha1, kind: RetryPolicy, metadata: {{name: {name}}}, \
+             spec: {{to: [{{hosts: [{hosts}], ports: [{ports}]}}], http: {{routes: [{routes}]}}}}}}"
+        )
+    };
+    let mut all: Vec<_> = ["a", "b", "c", "d"].iter().map(|name| document(name, &routes)).collect();
+    all.push(document("few", "{}"));
+    let told = "4096 destinations with 257 routes each are too many: of all documents together there may be 4194304 pairs of \
+                the two";
+    assert_eq!(problems(&all.join("\n---\n")), [format!("p.yaml:7: {told}")]);
+}
+
+#[test]
 fn a_kind_that_is_nearly_one_is_told() {
     for (document, told) in [
         (

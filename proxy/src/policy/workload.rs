@@ -20,7 +20,7 @@ pub struct Workload<'a> {
 }
 
 /// Some workloads: those to which all of this applies.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct WorkloadSelector {
     pub namespace: Option<Box<str>>,
     pub labels: Vec<(Box<str>, LabelMatch)>,
@@ -29,7 +29,7 @@ pub struct WorkloadSelector {
 }
 
 /// What the value of a label has to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LabelMatch {
     /// Any, and it may be missing: what `*` means where labels are tags.
     Any,

@@ -1,6 +1,7 @@
 //! Which policy and route hold, against rules that are written down twice.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::Path;
@@ -10,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{DuplicateName, Matched, Resolution, Table};
+use super::{DuplicateName, Matched, Resolution, Rule, Says, Table};
 use crate::policy::{
     Address, Destination, Host, HttpPolicy, Identity, LabelMatch, Origin, PathMatch, Policy, PolicyName,
     Precedence, RequestMatch, RequestProtocol, Rest, Route, Routed, Target, TargetAddress, WorkloadSelector,
@@ -343,7 +344,82 @@ fn where_all_leads_elsewhere_no_connection_is_made() {
     }
 }
 
+/// What comes to nothing, by comparing each rule with all before it.
+fn plainly_hidden(table: &Table) -> Vec<String> {
+    let (mut hidden, mut holds) = (BTreeSet::new(), BTreeSet::new());
+    for tier in table.hosts.values().chain(table.suffixes.values()).chain(table.networks.values()) {
+        let mut takers: Vec<&Rule> = Vec::new();
+        for rule in tier.iter() {
+            let is_hidden = takers.iter().any(|taker| {
+                taker.policy.name != rule.policy.name
+                    && (taker.port.is_none() || taker.port == rule.port)
+                    && (taker.policy.from.is_empty() || taker.policy.from == rule.policy.from)
+                    && (taker.says == Says::Rest || !rule.policy.routes.is_empty())
+            });
+            let name = rule.policy.name.to_string();
+            if is_hidden {
+                hidden.insert(name);
+                continue;
+            }
+            holds.insert(name);
+            if rule.route().map_or(rule.says == Says::Rest, |route| route.matcher.is_any()) {
+                takers.push(rule);
+            }
+        }
+    }
+    hidden.difference(&holds).cloned().collect()
+}
+
+/// For whom a policy is, whether it has a route for everything, and whether it has the last word.
+fn any_says() -> impl Strategy<Value = (u8, Option<bool>, bool)> {
+    (0..3u8, proptest::option::of(any::<bool>()), any::<bool>())
+}
+
+fn saying(policy: Policy, (from, takes_all, is_last): (u8, Option<bool>, bool)) -> Policy {
+    let label = LabelMatch::Is(format!("app-{from}").into());
+    let selector = WorkloadSelector { labels: vec![("app".into(), label)], ..WorkloadSelector::default() };
+    let all = Route { matcher: RequestMatch::default(), ..route("all", "/", 0, 0) };
+    let routes = takes_all.map(|takes_all| if takes_all { all } else { route("some", "/a", 0, 0) });
+    Policy {
+        from: if from == 0 { Vec::new() } else { vec![selector] },
+        routes: routes.into_iter().collect(),
+        rest: if is_last { Rest::Passes } else { Rest::GoesOn },
+        ..policy
+    }
+}
+
 proptest! {
+    #[test]
+    fn what_is_hidden_is_what_comparing_all_finds(policies in any_policies(), says in vec(any_says(), 8)) {
+        let policies: Vec<_> = policies.into_iter().zip(says.into_iter().cycle()).map(|(one, says)| saying(one, says)).collect();
+        let table = Table::try_new(policies).unwrap();
+        let found: BTreeSet<_> = table.hidden().iter().map(|(policy, _)| policy.name.to_string()).collect();
+        prop_assert_eq!(found.into_iter().collect::<Vec<_>>(), plainly_hidden(&table));
+    }
+
+    /// Where there are many rules, only those that may hold are kept with a connection.
+    #[test]
+    fn a_connection_keeps_what_is_for_it(policies in any_policies(), says in vec(any_says(), 8), port in 0u16..4) {
+        let copies = |(index, (policy, says)): (usize, (Policy, _))| {
+            let name = PolicyName::try_new(None, &format!("p{index}")).unwrap();
+            saying(Policy { name, ..policy }, says)
+        };
+        let many = policies.into_iter().cycle().take(100).zip(says.into_iter().cycle()).enumerate().map(copies);
+        let table = Arc::new(Table::try_new(many.collect()).unwrap());
+        let app = Identity { namespace: None, labels: [("app".into(), "app-1".into())].into() };
+        let to = SocketAddr::new("10.1.2.3".parse().unwrap(), port);
+        let router = table.router(to, &Arc::from("x"), Some(&Arc::new(app)), &Names);
+        let narrowed = router.clone().narrowed();
+        for path in ["/a", "/b"] {
+            let request = &[(":authority", "b"), (":path", path)][..];
+            let [one, other] = [&router, &narrowed].map(|router| {
+                let Routed { policy, route } = router.route(request);
+                (policy.name.clone(), route.map(|route| route.name.clone()))
+            });
+            prop_assert_eq!(one, other);
+        }
+    }
+
     #[test]
     fn a_lookup_finds_what_going_through_all_finds(policies in any_policies(), port in 0u16..4) {
         let table = Table::try_new(policies.clone()).unwrap();
