@@ -68,7 +68,7 @@ const WHOLE: &[&str] = &["addresses::", "transparency::", "relay::", "policy::",
 const TOO_OLD: &[&str] = &["--ignored", "--nocapture", "old_kernel::"];
 
 /// How long a machine may take, from its start to its end.
-const LIMIT: Duration = Duration::from_mins(25);
+const LIMIT: Duration = Duration::from_mins(40);
 
 /// So many machines at once, as an emulated processor is a thread of the host.
 const AT_ONCE: usize = 2;
