@@ -8,5 +8,5 @@ mod service;
 
 pub use addresses::{Addresses, Dialled, Way};
 pub use choice::{Choice, Weighted};
-pub use names::{Names, NamesError, resolver};
+pub use names::{Names, NamesError, RESOLV_CONF, resolver};
 pub use service::{Endpoints, Service, ServicePort, Stickiness};

@@ -3,6 +3,7 @@
 use crate::{
     agent::{AtLimit, Settings},
     dialect,
+    endpoint::RESOLV_CONF,
     intercept::{Exclusions, HandshakeMode},
     observe::{access_log::Target, logging::LogFormat},
     policy::{Identity, label_pairs},
@@ -64,7 +65,7 @@ pub struct Options {
     identity: Option<Arc<Identity>>,
 
     /// How the resolver for host names in policies is set up
-    #[arg(long, value_name = "PATH", default_value = "/etc/resolv.conf")]
+    #[arg(long, value_name = "PATH", default_value = RESOLV_CONF)]
     resolv_conf: PathBuf,
 
     /// How many connections may be held or relayed at a time [default: what the descriptor limit allows]

@@ -8,6 +8,7 @@ use super::{Addresses, Service};
 use crate::policy::{Host, Resolution};
 use hickory_resolver::{
     TokioResolver,
+    config::{ResolverConfig, ResolverOpts},
     lookup_ip::LookupIp,
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::{ProtoError, rr::Name},
@@ -71,17 +72,35 @@ struct Known {
     unresolved: BTreeSet<Host>,
 }
 
-/// A resolver as a file in the format of resolv.conf(5) describes it. `/etc/hosts` comes first, as everywhere.
+/// Where the system says what its resolver is.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// A resolver as a file in the format of resolv.conf(5) describes it. `/etc/hosts` comes first, as everywhere. A file without
+/// a nameserver is that of a machine without DNS, and so is no file where the system has its own: then `/etc/hosts` is all.
 pub fn resolver(resolv_conf: &Path) -> Result<Rc<TokioResolver>, NamesError> {
     let path = resolv_conf.to_owned();
-    let text = fs::read(resolv_conf).map_err(|source| NamesError::Read { path: path.clone(), source })?;
+    let text = match fs::read(resolv_conf) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path == Path::new(RESOLV_CONF) => Vec::new(),
+        read => read.map_err(|source| NamesError::Read { path: path.clone(), source })?,
+    };
     let parse = |message: String| NamesError::Parse { path: path.clone(), message };
-    let (config, options) = parse_resolv_conf(text).map_err(|error| parse(error.to_string()))?;
+    let (config, options) = if has_nameserver(&text) {
+        parse_resolv_conf(text).map_err(|error| parse(error.to_string()))?
+    } else {
+        tracing::warn!(path = %path.display(), "no nameserver: names of policies that are not in /etc/hosts have no address");
+        (ResolverConfig::from_parts(None, Vec::new(), Vec::new()), ResolverOpts::default())
+    };
     TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         .with_options(options)
         .build()
         .map(Rc::new)
         .map_err(|error| parse(error.to_string()))
+}
+
+/// A line that cannot be read, or whose address is none, is the parser's to complain of.
+fn has_nameserver(resolv_conf: &[u8]) -> bool {
+    let mut lines = resolv_conf.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_start);
+    lines.any(|line| line.starts_with(b"nameserver"))
 }
 
 impl Names {
@@ -273,6 +292,7 @@ async fn follow(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fs;
     use std::iter;
     use std::net::IpAddr;
     use std::pin::pin;
@@ -283,10 +303,11 @@ mod tests {
     use hickory_resolver::TokioResolver;
     use hickory_resolver::config::ResolverConfig;
     use hickory_resolver::net::runtime::TokioRuntimeProvider;
+    use tempfile::NamedTempFile;
     use tokio::sync::mpsc;
     use tokio::time::{Instant, timeout};
 
-    use super::{Known, MEMORY, Names, RETRY, follow, whole};
+    use super::{Known, MEMORY, Names, NamesError, RETRY, follow, lookup, resolver, whole};
     use crate::endpoint::{Endpoints, Service, ServicePort};
     use crate::policy::{Host, Resolution as _};
 
@@ -315,6 +336,21 @@ mod tests {
         assert_eq!(known.addresses(&"a".parse().unwrap()), ["10.0.0.2".parse::<IpAddr>().unwrap()]);
         known.forget(&"b".parse().unwrap());
         assert!(at(&known, "10.0.0.1").is_empty() && known.hosts.len() == 1);
+    }
+
+    #[tokio::test]
+    async fn without_a_nameserver_names_have_no_address() {
+        let file = NamedTempFile::new().unwrap();
+        for text in ["", "# nameserver 127.0.0.1\n", "search shop.test\noptions ndots:5\n"] {
+            fs::write(file.path(), text).unwrap();
+            let resolver = resolver(file.path()).unwrap();
+            assert!(lookup(&resolver, &"db.test".parse().unwrap()).await.is_err(), "{text}");
+            assert!(lookup(&resolver, &"localhost".parse().unwrap()).await.is_ok(), "{text}");
+        }
+        fs::write(file.path(), "nameserver nowhere\n").unwrap();
+        assert!(matches!(resolver(file.path()), Err(NamesError::Parse { .. })));
+        let missing = file.path().with_extension("missing");
+        assert!(matches!(resolver(&missing), Err(NamesError::Read { .. })));
     }
 
     #[tokio::test(start_paused = true)]
