@@ -5,15 +5,17 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
 
 /// Without these nothing works, and what for.
-const NEEDED: [(Capability, &str); 4] = [
+const NEEDED: [(Capability, &str); 3] = [
     (Capability::CAP_SYS_ADMIN, "to load kernel programs and to enter network namespaces"),
-    (Capability::CAP_NET_ADMIN, "to attach kernel programs and to set the marks of sockets"),
     (Capability::CAP_NET_RAW, "to answer held handshakes"),
     (Capability::CAP_SYS_PTRACE, "to find the network namespaces of processes"),
 ];
 
-/// What is kept where it is there: files may be anybody's, and metrics at any port.
-const KEPT: [Capability; 5] = [
+/// What is kept where it is there. CAP_NET_ADMIN is for older kernels, which ask for it to attach programs for packets (before
+/// Linux 6.9: that is tried when they are loaded) and to set the marks of sockets (before 5.17). Files may be anybody's,
+/// and metrics at any port.
+const KEPT: [Capability; 6] = [
+    Capability::CAP_NET_ADMIN,
     Capability::CAP_BPF,
     Capability::CAP_PERFMON,
     Capability::CAP_DAC_OVERRIDE,

@@ -111,6 +111,11 @@ pub enum InterceptError {
     Load(#[source] EbpfError),
     #[error("the kernel does not accept the program {program}: {source}")]
     Refused { program: &'static str, source: ProgramError },
+    #[error(
+        "CAP_NET_ADMIN is needed: this kernel lets nobody attach programs for packets to a cgroup without it (before Linux \
+         6.9); `--handshake eager` does without"
+    )]
+    NoNetAdmin,
     #[error("cannot attach {program} to the cgroup {cgroup}: {source}")]
     Attach { program: &'static str, cgroup: String, source: ProgramError },
     #[error("cannot open the cgroup {cgroup}: {source}")]
@@ -143,7 +148,11 @@ impl Programs {
         }
         program::<SockOps>(&mut ebpf, SOCKOPS)?.load().map_err(refused(SOCKOPS))?;
         if handshake == HandshakeMode::Held {
-            program::<CgroupSkb>(&mut ebpf, EGRESS)?.load().map_err(refused(EGRESS))?;
+            let egress = program::<CgroupSkb>(&mut ebpf, EGRESS)?;
+            egress.load().map_err(refused(EGRESS))?;
+            if !may_attach(egress) {
+                return Err(InterceptError::NoNetAdmin);
+            }
         }
         let events = RingBuf::try_from(take(&mut ebpf, redial_ebpf::EVENTS)?).map_err(map_error("EVENTS"))?;
         let events = EventStream::new(events).map_err(InterceptError::Events)?;
@@ -314,6 +323,15 @@ impl From<&redial_ebpf::Original> for Original {
             destination: OriginalDestination::from(&raw.destination),
             mark: raw.mark,
         }
+    }
+}
+
+/// Asks with what is no cgroup: the kernel looks at the privilege first.
+fn may_attach(egress: &mut CgroupSkb) -> bool {
+    let Ok(no_cgroup) = File::open("/") else { return true };
+    match egress.attach(no_cgroup, CgroupSkbAttachType::Egress, CgroupAttachMode::Single) {
+        Err(ProgramError::SyscallError(error)) => error.io_error.raw_os_error() != Some(libc::EPERM),
+        _ => true,
     }
 }
 
