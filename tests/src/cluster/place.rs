@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::POLL;
 use super::subtree::Subtree;
 use crate::netns::Netns;
 
@@ -175,13 +176,20 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // All at once, before anybody starts anything anew. What then is left of the cgroups goes with the subtree.
-        drop(fs::write(self.cgroup().join("cgroup.kill"), "1"));
-        drop(self.holder.wait());
-        if let Ok(daemons) = self.daemons.get_mut() {
-            for daemon in daemons {
-                drop(daemon.child.wait());
+        // All at once, before anybody starts anything anew; and again, since what was just started may not have been in its
+        // cgroup yet. What then is left of the cgroups goes with the subtree.
+        let kill = self.cgroup().join("cgroup.kill");
+        drop(self.holder.stdin.take());
+        let daemons = self.daemons.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut left: Vec<_> = daemons.iter_mut().map(|daemon| &mut daemon.child).collect();
+        left.push(&mut self.holder);
+        loop {
+            drop(fs::write(&kill, "1"));
+            left.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+            if left.is_empty() {
+                return;
             }
+            thread::sleep(POLL);
         }
     }
 }
