@@ -1,15 +1,19 @@
 //! Pods that come and go by the hundred, without a kubelet: what an agent keeps of them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::{SysconfVar, sysconf};
 use redial_tests::agent::binary;
 use redial_tests::cgroup::Cgroup;
 use redial_tests::cluster::{Cluster, Namespace, until};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use crate::Test;
 
@@ -34,6 +38,8 @@ struct Agent<'a> {
 struct Holds {
     descriptors: usize,
     memory: u64,
+    /// Processor time from the start.
+    cpu: Duration,
 }
 
 fn a_thousand_pods_leave_nothing_behind(cluster: &Cluster) -> Result<()> {
@@ -52,13 +58,14 @@ fn a_thousand_pods_leave_nothing_behind(cluster: &Cluster) -> Result<()> {
         NODE,
         "--kubeconfig",
     ]);
-    command.arg(cluster.kubeconfig()).stdin(Stdio::null()).stderr(Stdio::null());
+    let log = NamedTempFile::new()?;
+    command.arg(cluster.kubeconfig()).arg("--log-format=json").stdin(Stdio::null()).stderr(log.reopen()?);
     let agent = Agent { child: command.spawn().context("starting redial")?, cluster };
-    let mut holds = Vec::new();
+    let (mut holds, mut made) = (Vec::new(), HashMap::new());
     for round in 0..ROUNDS {
         let names: Vec<_> = (0..PODS).map(|number| format!("pod-{round}-{number}")).collect();
         create(&namespace, &names)?;
-        let cgroups = cgroups(&namespace, &burstable)?;
+        let cgroups = cgroups(&namespace, &burstable, &mut made)?;
         ensure!(cgroups.len() == PODS, "{} pods", cgroups.len());
         agent.has_enrolled(PODS)?;
         // Some are deleted before their cgroups are gone, others after.
@@ -73,6 +80,17 @@ fn a_thousand_pods_leave_nothing_behind(cluster: &Cluster) -> Result<()> {
     }
     let (first, last) = (holds[0], holds[ROUNDS - 1]);
     println!("after the first {PODS} pods {first:?}, after the last {last:?}");
+    let cpu: Vec<_> = holds.windows(2).map(|two| two[1].cpu.saturating_sub(two[0].cpu)).collect();
+    println!("processor time of each later round: {cpu:.1?}");
+    let durations = enrolments(&fs::read_to_string(log.path())?, &made)?;
+    ensure!(durations.len() == ROUNDS * PODS, "{} pods were logged as enrolled", durations.len());
+    let percentile = |percent| durations[(durations.len() - 1) * percent / 100];
+    println!(
+        "from cgroup to enrolment, {PODS} pods at once: p50 {:.1?}, p99 {:.1?}, most {:.1?}",
+        percentile(50),
+        percentile(99),
+        percentile(100)
+    );
     ensure!(last.descriptors <= first.descriptors, "{holds:?}");
     ensure!(last.memory <= first.memory + MORE_MEMORY, "{holds:?}");
     Ok(())
@@ -96,15 +114,42 @@ fn create(namespace: &Namespace<'_>, names: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Makes the cgroup of each pod, as a kubelet would.
-fn cgroups(namespace: &Namespace<'_>, parent: &Cgroup) -> Result<Vec<Cgroup>> {
+/// Makes the cgroup of each pod, as a kubelet would, and notes when.
+fn cgroups(
+    namespace: &Namespace<'_>,
+    parent: &Cgroup,
+    made: &mut HashMap<String, Duration>,
+) -> Result<Vec<Cgroup>> {
     let pods = namespace.get(&["pods"])?;
     let pods = pods["items"].as_array().context("no pods")?;
     let cgroup = |pod: &Value| {
-        let uid = pod["metadata"]["uid"].as_str().context("no uid")?;
-        parent.child(&format!("pod{uid}"))
+        let text = |name: &str| pod["metadata"][name].as_str().with_context(|| format!("no {name}"));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        made.insert(format!("{}/{}", namespace.name(), text("name")?), now);
+        parent.child(&format!("pod{}", text("uid")?))
     };
     pods.iter().map(cgroup).collect()
+}
+
+/// How long after its cgroup was made each pod was enrolled, by the agent's log, the shortest first.
+fn enrolments(log: &str, made: &HashMap<String, Duration>) -> Result<Vec<Duration>> {
+    const DAY: f64 = 86_400.0;
+    let mut durations = Vec::new();
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        let Some(made) = line["pod"].as_str().and_then(|pod| made.get(pod)) else { continue };
+        if line["message"] == "enrolled" {
+            let time = line["timestamp"].as_str().and_then(|time| time.strip_suffix('Z')?.split_once('T'));
+            let (_, time) = time.with_context(|| format!("no time: {line}"))?;
+            let mut seconds = 0.0;
+            for part in time.split(':') {
+                seconds = seconds * 60.0 + part.parse::<f64>()?;
+            }
+            durations.push(Duration::from_secs_f64((seconds - made.as_secs_f64()).rem_euclid(DAY)));
+        }
+    }
+    durations.sort_unstable();
+    Ok(durations)
 }
 
 impl Agent<'_> {
@@ -128,7 +173,14 @@ impl Agent<'_> {
         let status = fs::read_to_string(process.join("status"))?;
         let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let memory = memory.and_then(|text| text.trim().strip_suffix(" kB")).context("no VmRSS")?;
+        let tick = sysconf(SysconfVar::CLK_TCK)?.context("no CLK_TCK")?;
+        let stat = fs::read_to_string(process.join("stat"))?;
+        // After the name, which may have anything in it: utime and stime are the 14th and 15th of all.
+        let (_, fields) = stat.rsplit_once(')').context("no name")?;
+        let ticks =
+            fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
         Ok(Holds {
+            cpu: Duration::from_millis(ticks * 1000 / u64::try_from(tick)?),
             descriptors: fs::read_dir(process.join("fd"))?.count(),
             memory: memory.trim().parse::<u64>()? << 10,
         })
