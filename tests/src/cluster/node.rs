@@ -154,22 +154,42 @@ impl Node {
 
     /// Kills every process of one of the node's pods but the one that holds its namespaces, as the OOM killer does.
     pub fn kill(&self, pod: &Pod) -> Result<()> {
-        for container in fs::read_dir(self.pod_cgroup(pod)?)?.flatten().map(|entry| entry.path()) {
-            let Ok(processes) = fs::read_to_string(container.join("cgroup.procs")) else { continue };
-            for process in processes.lines() {
-                let command = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
-                if !command.starts_with(b"/pod\0pause\0sandbox\0") {
-                    kill(Pid::from_raw(process.parse()?), Signal::SIGKILL)?;
-                }
-            }
-        }
-        Ok(())
+        self.signal(pod, Signal::SIGKILL)
+    }
+
+    /// Sends a signal to the same.
+    pub fn signal(&self, pod: &Pod, signal: Signal) -> Result<()> {
+        self.processes(pod)?.into_iter().try_for_each(|process| Ok(kill(process, signal)?))
     }
 
     /// A command that runs on the node, among its mounts and in its network, as root.
     #[must_use]
     pub fn run_here(&self, program: impl AsRef<Path>) -> Command {
         self.place.command(program)
+    }
+
+    /// Puts a seccomp profile where kubelet looks for those that a pod calls `Localhost`.
+    pub fn add_seccomp_profile(&self, name: &str, profile: &str) -> Result<()> {
+        self.place.run(|| {
+            let folder = file("kubelet").join("seccomp");
+            fs::create_dir_all(&folder)?;
+            Ok(fs::write(folder.join(name), profile)?)
+        })
+    }
+
+    /// The processes of one of the node's pods, without the one that holds its namespaces.
+    pub fn processes(&self, pod: &Pod) -> Result<Vec<Pid>> {
+        let mut found = Vec::new();
+        for container in fs::read_dir(self.pod_cgroup(pod)?)?.flatten().map(|entry| entry.path()) {
+            let Ok(processes) = fs::read_to_string(container.join("cgroup.procs")) else { continue };
+            for process in processes.lines() {
+                let command = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+                if !command.starts_with(b"/pod\0pause\0sandbox\0") {
+                    found.push(Pid::from_raw(process.parse()?));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// What `containerd`, `kubelet` or `kube-proxy` has said here.

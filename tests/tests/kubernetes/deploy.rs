@@ -4,16 +4,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use redial_tests::cluster::{Cluster, Namespace, pod, until};
+use redial_tests::cluster::{Cluster, Namespace, Pod, pod, until};
 use serde_json::{Value, json};
 
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] =
-    &[("deploy::the_manifest_installs_retries_and_leaves", the_manifest_installs_retries_and_leaves)];
+pub(crate) const TESTS: &[Test] = &[
+    ("deploy::the_manifest_installs_retries_and_leaves", the_manifest_installs_retries_and_leaves),
+    ("deploy::the_shipped_seccomp_profile_is_enough", the_shipped_seccomp_profile_is_enough),
+];
 
 /// Where [`manifest`] says that redial is.
-const NAMESPACE: &str = "redial";
+pub(crate) const NAMESPACE: &str = "redial";
 
 /// Installs, sees requests retried as objects of the API say, sees what is wrong refused, and takes all away again.
 fn the_manifest_installs_retries_and_leaves(cluster: &Cluster) -> Result<()> {
@@ -79,6 +81,86 @@ fn the_manifest_installs_retries_and_leaves(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// With the profile of `deploy/seccomp.json` in the place of the runtime's, agents start, answer, retry and are replaced.
+fn the_shipped_seccomp_profile_is_enough(cluster: &Cluster) -> Result<()> {
+    const PROFILE: &str = "redial.json";
+    let profile = fs::read_to_string(manifest().with_file_name("seccomp.json"))?;
+    for node in cluster.nodes() {
+        node.add_seccomp_profile(PROFILE, &profile)?;
+    }
+    let runtimes = "type: RuntimeDefault";
+    let documents = fs::read_to_string(manifest())?;
+    ensure!(documents.matches(runtimes).count() == 1, "not one {runtimes} in the manifest");
+    let localhost = format!("{{type: Localhost, localhostProfile: {PROFILE}}}");
+    let documents = documents.replace(
+        &format!("seccompProfile:\n              {runtimes}"),
+        &format!("seccompProfile: {localhost}"),
+    );
+    ensure!(documents.contains(&localhost), "the manifest has its profile elsewhere");
+    let _installed = Installed::of(cluster, &documents)?;
+    cluster.wait("crd/retrypolicies.redial.dev", "condition=Established")?;
+    rolled_out(cluster)?;
+    for _ in 0..2 {
+        for agent in agents(cluster)? {
+            let node =
+                cluster.nodes().iter().find(|node| node.name() == agent.node).context("no such node")?;
+            let processes = node.processes(&agent)?;
+            ensure!(!processes.is_empty(), "{agent:?} has no process");
+            for process in processes {
+                let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+                ensure!(status.lines().any(|line| line == "Seccomp:\t2"), "{agent:?}: {status}");
+            }
+        }
+        retries_under_a_policy(cluster)?;
+        cluster.kubectl(&["rollout", "restart", "daemonset/redial", "--namespace", NAMESPACE])?;
+        rolled_out(cluster)?;
+    }
+    Ok(())
+}
+
+fn retries_under_a_policy(cluster: &Cluster) -> Result<()> {
+    let namespace =
+        cluster.namespace(&format!("seccomp-{}", agents(cluster)?.first().context("no agent")?.uid))?;
+    let server = namespace.pod("server", "node2", &["serve", "80", "unavailable=1000000"])?;
+    namespace.apply(&policy("retries", &json!({"http": {"numRetries": 4}})).to_string())?;
+    let mut client = pod("client", "node1", &["pause"]);
+    client["metadata"]["labels"]["redial.dev/enroll"] = "true".into();
+    namespace.apply(&client.to_string())?;
+    namespace.wait("pod/client", "condition=Ready")?;
+    until("5 attempts", || {
+        let before = namespace.logs("server")?.lines().count();
+        namespace.ask("client", &[&format!("{}:80", server.address)])?;
+        let made = namespace.logs("server")?.lines().count() - before;
+        ensure!(made == 5, "{made}\n{}", said(cluster)?);
+        Ok(Some(()))
+    })?;
+    ensure!(in_an_agent(cluster, &["/redial", "status"])?.contains("retries"), "no status");
+    Ok(())
+}
+
+/// Of both nodes.
+fn agents(cluster: &Cluster) -> Result<Vec<Pod>> {
+    until("one agent a node", || {
+        let pods =
+            cluster.get(&["pods", "--namespace", NAMESPACE, "--selector=app.kubernetes.io/name=redial"])?;
+        let pods = pods["items"].as_array().context("no pods")?;
+        let agent = |pod: &Value| {
+            let text = |pointer| {
+                let text = pod.pointer(pointer).and_then(Value::as_str);
+                text.map(str::to_owned).context("not there yet")
+            };
+            Ok(Pod {
+                name: text("/metadata/name")?,
+                uid: text("/metadata/uid")?,
+                address: text("/status/podIP")?,
+                node: text("/spec/nodeName")?,
+            })
+        };
+        let agents = pods.iter().map(agent).collect::<Result<Vec<_>>>()?;
+        Ok((agents.len() == cluster.nodes().len()).then_some(agents))
+    })
+}
+
 /// What `kubectl apply` says of objects that are against the schema.
 fn refused_by_the_api_server(namespace: &Namespace<'_>) -> Result<()> {
     for (spec, why) in [
@@ -120,7 +202,7 @@ fn is_of_least_privilege(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn policy(name: &str, spec: &Value) -> Value {
+pub(crate) fn policy(name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "redial.dev/v1alpha1", "kind": "RetryPolicy", "metadata": {"name": name}, "spec": spec,
     })
@@ -131,7 +213,7 @@ fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
     conditions.into_iter().flatten().find(|condition| condition["type"] == kind).unwrap_or(&Value::Null)
 }
 
-fn rolled_out(cluster: &Cluster) -> Result<()> {
+pub(crate) fn rolled_out(cluster: &Cluster) -> Result<()> {
     let wait = ["rollout", "status", "daemonset/redial", "--namespace", NAMESPACE, "--timeout=120s"];
     cluster.kubectl(&wait).map(drop).map_err(|error| {
         let pods = cluster.kubectl(&["describe", "pods", "--namespace", NAMESPACE]).unwrap_or_default();
@@ -153,12 +235,17 @@ fn manifest() -> PathBuf {
 }
 
 /// Everything of the manifest. Drop deletes it.
-struct Installed<'a>(&'a Cluster);
+pub(crate) struct Installed<'a>(&'a Cluster);
 
 impl<'a> Installed<'a> {
-    fn new(cluster: &'a Cluster) -> Result<Self> {
+    pub(crate) fn new(cluster: &'a Cluster) -> Result<Self> {
+        Self::of(cluster, &fs::read_to_string(manifest())?)
+    }
+
+    /// The same with something changed.
+    fn of(cluster: &'a Cluster, documents: &str) -> Result<Self> {
         let installed = Self(cluster);
-        cluster.apply(&fs::read_to_string(manifest())?)?;
+        cluster.apply(documents)?;
         Ok(installed)
     }
 }
