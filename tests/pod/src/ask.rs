@@ -7,6 +7,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,9 @@ use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use crate::Options;
+
+/// No other request is made, and the one under way is ended.
+pub(crate) static ENDS: AtomicBool = AtomicBool::new(false);
 
 struct Client {
     to: String,
@@ -41,7 +45,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     };
     options.end()?;
     let mut number = 0;
-    while count == 0 || number < count {
+    while !ENDS.load(Ordering::Relaxed) && (count == 0 || number < count) {
         if number > 0 {
             thread::sleep(every);
         }

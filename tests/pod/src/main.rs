@@ -16,6 +16,7 @@ mod serve;
 use std::fs;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -31,9 +32,13 @@ fn main() -> Result<()> {
     if command == "pause" {
         return wait_to_be_ended(signals);
     }
+    let asks = command == "ask";
     thread::spawn(move || {
         drop(wait_to_be_ended(signals));
-        std::process::exit(0);
+        if !asks {
+            std::process::exit(0);
+        }
+        ask::ENDS.store(true, Ordering::Relaxed);
     });
     match command.as_str() {
         "serve" => serve::run(rest),

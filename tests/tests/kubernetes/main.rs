@@ -15,6 +15,7 @@ mod containers;
 mod deploy;
 mod dialects;
 mod rig;
+mod rolling;
 mod services;
 mod shipped;
 
@@ -35,6 +36,7 @@ const TESTS: &[&[Test]] = &[
     services::TESTS,
     dialects::TESTS,
     deploy::TESTS,
+    rolling::TESTS,
 ];
 
 /// As the usual harness is called: words that are part of a test's name, `--exact`, `--skip WORD`, `--list`.

@@ -1,0 +1,177 @@
+//! Requests that go on while agents, and then servers, are replaced: none fails, and each client's are counted.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use redial_tests::cluster::{Cluster, Namespace, Node, POD, pod, until};
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::deploy::{Installed, NAMESPACE, policy, rolled_out};
+
+pub(crate) const TESTS: &[Test] =
+    &[("rolling::no_request_fails_while_all_is_replaced", no_request_fails_while_all_is_replaced)];
+
+/// How many requests each client has made before something is replaced, and makes afterwards.
+const SOME: usize = 100;
+
+fn no_request_fails_while_all_is_replaced(cluster: &Cluster) -> Result<()> {
+    let namespace = cluster.namespace("rolled")?;
+    let _installed = Installed::new(cluster)?;
+    cluster.wait("crd/retrypolicies.redial.dev", "condition=Established")?;
+    rolled_out(cluster)?;
+    let spec = json!({"http": {"numRetries": 3}, "budget": {"percent": 100, "minPerSecond": 1000}});
+    namespace.apply(&policy("retries", &spec).to_string())?;
+    until("the policy is in force everywhere", || {
+        Ok((namespace.get(&["retrypolicy", "retries"])?["status"]["nodes"] == "2/2").then_some(()))
+    })?;
+    while_agents_are_replaced(&namespace)?;
+    while_servers_are_replaced(&namespace)
+}
+
+/// The template of the `DaemonSet` changes. What the server has seen is what the clients have asked, each request once.
+fn while_agents_are_replaced(namespace: &Namespace<'_>) -> Result<()> {
+    let cluster = namespace.cluster();
+    let server = namespace.pod("server", "node2", &["serve", "80"])?;
+    let clients = Clients::start(namespace, "agents", &format!("{}:80", server.address))?;
+    let before = agents(cluster)?;
+    cluster.kubectl(&["rollout", "restart", "daemonset/redial", "--namespace", NAMESPACE])?;
+    rolled_out(cluster)?;
+    let after = until("two agents, both new", || {
+        let agents = agents(cluster)?;
+        Ok((agents.len() == 2 && agents.is_disjoint(&before)).then_some(agents))
+    })?;
+    for agent in after {
+        until("the new agent has served connections", || {
+            let status =
+                ["exec", "--namespace", NAMESPACE, &agent, "--", "/redial", "status", "--output=json"];
+            let status: Value = serde_json::from_str(&cluster.kubectl(&status)?)?;
+            let ended = status[0]["connections_total"].as_object().context("no totals")?;
+            ensure!(!ended.is_empty(), "{status}");
+            Ok(Some(()))
+        })?;
+    }
+    let made = clients.end()?;
+    let seen = namespace.logs("server")?.lines().count();
+    println!("{} requests while agents were replaced", made.len());
+    ensure!(made.len() == seen, "{} requests were made, and the server saw {seen}", made.len());
+    Ok(())
+}
+
+/// Servers end in the middle of requests, and what they had is another's.
+fn while_servers_are_replaced(namespace: &Namespace<'_>) -> Result<()> {
+    namespace.apply(
+        &json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+            "spec": {
+                "replicas": 2,
+                "selector": {"matchLabels": {"app": "web"}},
+                "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+                "template": {
+                    "metadata": {"labels": {"app": "web"}},
+                    "spec": {
+                        "terminationGracePeriodSeconds": 2,
+                        "containers": [{"name": "web", "image": POD, "args": ["serve", "80"]}],
+                    },
+                },
+            },
+        })
+        .to_string(),
+    )?;
+    namespace.rolled_out("deployment/web")?;
+    namespace.kubectl(&["expose", "deployment", "web", "--port=80"])?;
+    let service = namespace.get(&["service", "web"])?;
+    let address = service.pointer("/spec/clusterIP").and_then(Value::as_str).context("no clusterIP")?;
+    let address = format!("{address}:80");
+    let spec = json!({
+        "to": [{"services": [{"name": "web"}]}],
+        "http": {"numRetries": 3}, "budget": {"percent": 100, "minPerSecond": 1000},
+    });
+    namespace.apply(&policy("web", &spec).to_string())?;
+    until("the policy of the Service is in force everywhere", || {
+        Ok((namespace.get(&["retrypolicy", "web"])?["status"]["nodes"] == "2/2").then_some(()))
+    })?;
+    // kube-proxy learns of a Service when it does.
+    for node in cluster_nodes(namespace) {
+        let asks = format!("asks-{node}");
+        namespace.pod(&asks, node, &["pause"])?;
+        until("an answer through the Service", || {
+            let asked = namespace.ask(&asks, &[&address, "timeout=1000"])?;
+            Ok((asked[0]["status"] == 200).then_some(()))
+        })?;
+    }
+    let clients = Clients::start(namespace, "servers", &address)?;
+    namespace.kubectl(&["rollout", "restart", "deployment/web"])?;
+    namespace.rolled_out("deployment/web")?;
+    until("the old servers are gone", || {
+        let pods = namespace.get(&["pods", "--selector=app=web"])?;
+        Ok((pods["items"].as_array().map(Vec::len) == Some(2)).then_some(()))
+    })?;
+    let made = clients.end()?;
+    let servers: BTreeSet<_> = made.iter().filter_map(|line| line["server"].as_str()).collect();
+    println!("{} requests while servers were replaced: {servers:?}", made.len());
+    ensure!(servers.len() >= 4, "{servers:?}");
+    Ok(())
+}
+
+fn cluster_nodes<'a>(namespace: &'a Namespace<'_>) -> impl Iterator<Item = &'a str> {
+    namespace.cluster().nodes().iter().map(Node::name)
+}
+
+/// The names of the agents' pods.
+fn agents(cluster: &Cluster) -> Result<BTreeSet<String>> {
+    let pods =
+        cluster.get(&["pods", "--namespace", NAMESPACE, "--selector=app.kubernetes.io/name=redial"])?;
+    let pods = pods["items"].as_array().context("no pods")?;
+    Ok(pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).map(str::to_owned).collect())
+}
+
+/// An enrolled pod on each node, which asks over and over, each time by a new connection.
+struct Clients<'a> {
+    namespace: &'a Namespace<'a>,
+    names: Vec<String>,
+}
+
+impl<'a> Clients<'a> {
+    fn start(namespace: &'a Namespace<'a>, name: &str, address: &str) -> Result<Self> {
+        let names = cluster_nodes(namespace).map(|node| format!("{name}-{node}"));
+        let clients = Self { namespace, names: names.collect() };
+        for (name, node) in clients.names.iter().zip(cluster_nodes(namespace)) {
+            let mut pod = pod(name, node, &["ask", address, "count=0", "every=5"]);
+            pod["metadata"]["labels"]["redial.dev/enroll"] = "true".into();
+            pod["spec"]["restartPolicy"] = "Never".into();
+            namespace.apply(&pod.to_string())?;
+        }
+        clients.make_some()?;
+        Ok(clients)
+    }
+
+    /// Waits until each has made some requests from now on.
+    fn make_some(&self) -> Result<()> {
+        for name in &self.names {
+            self.namespace.wait(&format!("pod/{name}"), "condition=Ready")?;
+            let before = self.namespace.logs(name)?.lines().count();
+            until("some requests", || {
+                Ok((self.namespace.logs(name)?.lines().count() >= before + SOME).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Lets each end the request that it is in. Fails where any has failed.
+    fn end(self) -> Result<Vec<Value>> {
+        self.make_some()?;
+        let mut made: Vec<Value> = Vec::new();
+        for (name, node) in self.names.iter().zip(self.namespace.cluster().nodes()) {
+            node.signal(&self.namespace.find(name)?, Signal::SIGTERM)?;
+            self.namespace.wait(&format!("pod/{name}"), "jsonpath={.status.phase}=Succeeded")?;
+            for line in self.namespace.logs(name)?.lines() {
+                made.push(serde_json::from_str(line).with_context(|| line.to_owned())?);
+            }
+        }
+        let failed: Vec<&Value> = made.iter().filter(|line| line["status"] != 200).collect();
+        ensure!(failed.is_empty(), "{} of {} requests failed: {failed:?}", failed.len(), made.len());
+        Ok(made)
+    }
+}
