@@ -17,9 +17,9 @@ done
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose host /lower || fail "cannot mount the host's root"
 mount -t tmpfs upper /upper
 mkdir /upper/files /upper/work
-mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work root /root || fail "cannot mount the root"
+mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work root /new || fail "cannot mount the root"
 for folder in proc sys dev; do
-    mount -o move "/$folder" "/root/$folder"
+    mount -o move "/$folder" "/new/$folder"
 done
-script=$(sed -n 's/.*redial.script=\([^ ]*\).*/\1/p' /root/proc/cmdline)
-exec switch_root /root /bin/sh "$script"
+script=$(sed -n 's/.*redial.script=\([^ ]*\).*/\1/p' /new/proc/cmdline)
+exec switch_root /new /bin/sh "$script"

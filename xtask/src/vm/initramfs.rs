@@ -12,7 +12,7 @@ const MODULES: &[&str] = &["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 /// Makes the archive that the kernel unpacks and whose `init` it starts.
 pub(super) fn build(kernel: &Kernel) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for folder in ["bin", "dev", "lower", "modules", "proc", "root", "sys", "upper"] {
+    for folder in ["bin", "dev", "lower", "modules", "proc", "new", "sys", "upper"] {
         archive.add(folder, FOLDER, &[])?;
     }
     archive.add("bin/busybox", PROGRAM, &read(&kernel.busybox())?)?;
