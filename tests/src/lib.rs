@@ -5,6 +5,7 @@
 //! what other tests make, so that tests run in parallel. A missing privilege or tool is an error, never a skip.
 
 pub mod agent;
+pub mod bpf;
 pub mod capture;
 pub mod cgroup;
 pub mod cluster;

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use redial_tests::cluster::{Cluster, Namespace, Pod, pod, until};
+use redial_tests::bpf::Objects;
+use redial_tests::cluster::{Cluster, Namespace, Node, Pod, pod, until};
 use serde_json::{Value, json};
 
 use crate::Test;
@@ -16,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// Where [`manifest`] says that redial is.
 pub(crate) const NAMESPACE: &str = "redial";
+const SELECTOR: &str = "--selector=app.kubernetes.io/name=redial";
 
 /// Installs, sees requests retried as objects of the API say, sees what is wrong refused, and takes all away again.
 fn the_manifest_installs_retries_and_leaves(cluster: &Cluster) -> Result<()> {
@@ -76,9 +78,59 @@ fn the_manifest_installs_retries_and_leaves(cluster: &Cluster) -> Result<()> {
     rolled_out(cluster)?;
     becomes(5)?;
 
+    let agents = agents(cluster)?;
+    let mut objects = Objects::default();
+    for agent in &agents {
+        node_of(cluster, agent)?
+            .processes(agent)?
+            .into_iter()
+            .try_for_each(|process| objects.add(process))?;
+    }
+    // One at least of each of the programs and maps for each agent, and of the links for the client.
+    ensure!(
+        objects.programs.len() >= 2 && objects.maps.len() >= 2 && objects.links.len() >= 2,
+        "{objects:?}"
+    );
+    ensure!(!listens_on_loopback(cluster, &namespace.find("client")?)?.is_empty(), "no engine in the client");
     drop(installed);
     assert_eq!(attempts()?, 1);
+    leaves_nothing(cluster, &namespace, &objects)
+}
+
+/// The nodes are as they were, and the pods that were enrolled.
+fn leaves_nothing(cluster: &Cluster, namespace: &Namespace<'_>, objects: &Objects) -> Result<()> {
+    until("the agents' end", || {
+        let pods = cluster.kubectl(&["get", "pods", "--all-namespaces", "--output=name", SELECTOR])?;
+        Ok(pods.trim().is_empty().then_some(()))
+    })?;
+    // The kernel frees them when it comes to it.
+    until("the end of what they had in the kernel", || {
+        let left = objects.left()?;
+        ensure!(left == Objects::default(), "{left:?}");
+        Ok(Some(()))
+    })?;
+    for node in cluster.nodes() {
+        let listed = node.run_here("find").args(["/run/redial", "-mindepth", "1"]).output()?;
+        ensure!(listed.stdout.is_empty(), "{}: {}", node.name(), String::from_utf8_lossy(&listed.stdout));
+    }
+    let listeners = listens_on_loopback(cluster, &namespace.find("client")?)?;
+    ensure!(listeners.is_empty(), "{listeners:?}");
     Ok(())
+}
+
+/// The listeners on 127.0.0.1 in a pod's network, as /proc/net/tcp has them.
+fn listens_on_loopback(cluster: &Cluster, pod: &Pod) -> Result<Vec<String>> {
+    let process = *node_of(cluster, pod)?.processes(pod)?.first().context("no process")?;
+    let table = fs::read_to_string(format!("/proc/{process}/net/tcp"))?;
+    let listens = |line: &&str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        matches!(words[..], [_, local, _, "0A", ..] if local.starts_with("0100007F:"))
+    };
+    Ok(table.lines().filter(listens).map(str::to_owned).collect())
+}
+
+fn node_of<'a>(cluster: &'a Cluster, pod: &Pod) -> Result<&'a Node> {
+    cluster.nodes().iter().find(|node| node.name() == pod.node).context("no such node")
 }
 
 /// With the profile of `deploy/seccomp.json` in the place of the runtime's, agents start, answer, retry and are replaced.
@@ -102,9 +154,7 @@ fn the_shipped_seccomp_profile_is_enough(cluster: &Cluster) -> Result<()> {
     rolled_out(cluster)?;
     for _ in 0..2 {
         for agent in agents(cluster)? {
-            let node =
-                cluster.nodes().iter().find(|node| node.name() == agent.node).context("no such node")?;
-            let processes = node.processes(&agent)?;
+            let processes = node_of(cluster, &agent)?.processes(&agent)?;
             ensure!(!processes.is_empty(), "{agent:?} has no process");
             for process in processes {
                 let status = fs::read_to_string(format!("/proc/{process}/status"))?;
@@ -141,8 +191,7 @@ fn retries_under_a_policy(cluster: &Cluster) -> Result<()> {
 /// Of both nodes.
 fn agents(cluster: &Cluster) -> Result<Vec<Pod>> {
     until("one agent a node", || {
-        let pods =
-            cluster.get(&["pods", "--namespace", NAMESPACE, "--selector=app.kubernetes.io/name=redial"])?;
+        let pods = cluster.get(&["pods", "--namespace", NAMESPACE, SELECTOR])?;
         let pods = pods["items"].as_array().context("no pods")?;
         let agent = |pod: &Value| {
             let text = |pointer| {
@@ -226,8 +275,7 @@ fn in_an_agent(cluster: &Cluster, command: &[&str]) -> Result<String> {
 }
 
 fn said(cluster: &Cluster) -> Result<String> {
-    let selector = "--selector=app.kubernetes.io/name=redial";
-    cluster.kubectl(&["logs", "--namespace", NAMESPACE, selector, "--tail=30", "--prefix"])
+    cluster.kubectl(&["logs", "--namespace", NAMESPACE, SELECTOR, "--tail=30", "--prefix"])
 }
 
 fn manifest() -> PathBuf {
