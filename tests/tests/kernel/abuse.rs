@@ -46,9 +46,9 @@ fn is_intercepted(world: &World, agent: &Agent) -> Result<()> {
     let before = agent.records_of(REFUSED)?.len();
     let dialled = world.dial(&Dial::to(Family::V4.server(REFUSED)))?;
     ensure!(dialled.errno.as_deref() == Some("ECONNREFUSED"), "{dialled:?}");
+    // How often it was tried is the budget's affair.
     let records = agent.wait_records(REFUSED, before + 1)?;
-    let attempts = records.last().map_or(0, |record| record.attempts.len());
-    ensure!(attempts == 3, "{attempts} attempts");
+    ensure!(records.last().is_some_and(|record| !record.attempts.is_empty()), "{records:?}");
     Ok(())
 }
 
@@ -59,16 +59,7 @@ fn who_floods_an_engine_is_turned_away_and_others_are_served() -> Result<()> {
     const EACH: usize = 2_000;
     let (bad, good) = (World::new("flood-bad")?, World::new("flood-good")?);
     let _server = line_server(&good)?;
-    let options = Options {
-        // As many retries as it takes.
-        config: Some(
-            "apiVersion: redial.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {name: p}\nspec: {tcp: {maxConnectAttempts: 3}, \
-             budget: {percent: 100, minPerSecond: 1000}}\n",
-        ),
-        arguments: &["--node-budget-percent", "100", "--node-budget-min-per-second", "10000"],
-        ..Options::default()
-    };
-    let agent = Agent::start_with(&[&bad.cgroup, &good.cgroup], &options)?;
+    let agent = Agent::start(&[&bad.cgroup, &good.cgroup])?;
     is_intercepted(&good, &agent)?;
     let descriptors = agent.descriptors()?.len();
     let engine = engine(&bad)?;
