@@ -54,6 +54,7 @@ pub struct Cluster {
     control: Place,
     kubectl: PathBuf,
     kubeconfig: PathBuf,
+    pki: Pki,
     files: TempDir,
 }
 
@@ -85,9 +86,9 @@ impl Cluster {
         })?;
         let kubectl = programs.find("kubectl")?;
         let kubeconfig = pki.file(&format!("{}.kubeconfig", control_plane::ADMIN));
-        let cluster = Self { nodes, control, kubectl, kubeconfig, files };
+        let cluster = Self { nodes, control, kubectl, kubeconfig, pki, files };
         for node in &cluster.nodes {
-            node.register(&pki)?;
+            node.register(&cluster.pki)?;
         }
         for node in &cluster.nodes {
             let node = format!("node/{}", node.name());
@@ -100,6 +101,11 @@ impl Cluster {
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// Ends all that runs on a node at once, and starts the node again. Its pods come back when they do.
+    pub fn restart(&self, node: &Node) -> Result<()> {
+        node.restart(&self.pki)
     }
 
     /// How the API server is reached from inside the control plane's and the nodes' networks, as the cluster's admin.

@@ -41,19 +41,30 @@ impl Node {
         let node = Self { name, number, place, programs: programs.clone(), files: files.to_owned() };
         node.join(&control.netns)?;
         node.place.run(|| node.configure())?;
-        let mut containerd = node.command("containerd")?;
+        node.start_runtime()?;
+        Ok(node)
+    }
+
+    fn start_runtime(&self) -> Result<()> {
+        let mut containerd = self.command("containerd")?;
         containerd.arg("--config").arg(file("containerd.toml"));
-        node.start("containerd", containerd)?;
-        node.place.run(|| {
+        self.start("containerd", containerd)?;
+        self.place.run(|| {
             let deadline = Instant::now() + PATIENCE;
             while let Err(error) = UnixStream::connect(file("containerd.sock")) {
-                node.place.check()?;
+                self.place.check()?;
                 ensure!(Instant::now() < deadline, "containerd does not listen: {error}");
                 sleep(POLL);
             }
             Ok(())
-        })?;
-        Ok(node)
+        })
+    }
+
+    /// Ends all that runs on it at once, as a loss of power does, and starts it again.
+    pub(super) fn restart(&self, pki: &Pki) -> Result<()> {
+        self.place.end_all()?;
+        self.start_runtime()?;
+        self.register(pki)
     }
 
     /// Starts what makes it a node of the cluster.

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::POLL;
 use super::subtree::Subtree;
+use super::{PATIENCE, POLL};
 use crate::netns::Netns;
 
 /// What a place's processes see as their own, in memory: gone with the last of them.
@@ -126,6 +127,29 @@ impl Place {
         let mut daemons = self.daemons.lock().map_err(|_| anyhow!("poisoned"))?;
         daemons.push(Daemon { name: name.to_owned(), child, log: log.to_owned() });
         Ok(())
+    }
+
+    /// Ends every process that was started here, and what they have started, and removes the cgroups that these had. The
+    /// namespaces stay.
+    pub(super) fn end_all(&self) -> Result<()> {
+        let mut daemons = self.daemons.lock().map_err(|_| anyhow!("poisoned"))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for cgroup in self.subtree.below()? {
+                let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+                for process in processes.lines().filter(|process| **process != *self.holder.id().to_string())
+                {
+                    // One that has just ended is none.
+                    let _ = kill(Pid::from_raw(process.parse()?), Signal::SIGKILL);
+                }
+            }
+            daemons.retain_mut(|daemon| matches!(daemon.child.try_wait(), Ok(None)));
+            if daemons.is_empty() && self.subtree.is_empty()? {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "there are processes that do not end");
+            thread::sleep(POLL);
+        }
     }
 
     /// Fails where something that was started has ended, with the last that it said.

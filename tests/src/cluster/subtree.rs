@@ -57,6 +57,23 @@ impl Subtree {
         self.unified.join(&self.name)
     }
 
+    /// All its cgroups in cgroup2, the innermost first.
+    pub(super) fn below(&self) -> Result<Vec<PathBuf>> {
+        below(&self.unified())
+    }
+
+    /// Removes what it has beside the cgroups for processes that are no pod's. Says whether nothing is left.
+    pub(super) fn is_empty(&self) -> Result<bool> {
+        let mut is_empty = true;
+        for (_, root) in self.roots() {
+            let own = [root.clone(), root.join("system")];
+            for cgroup in below(&root)?.into_iter().filter(|cgroup| !own.contains(cgroup)) {
+                is_empty &= fs::remove_dir(cgroup).is_ok();
+            }
+        }
+        Ok(is_empty)
+    }
+
     /// Lets pods be limited where cgroup2 is the only hierarchy. No process may be in the root.
     pub(super) fn enable_controllers(&self) -> Result<()> {
         if self.mounts.len() > 1 {
@@ -75,6 +92,18 @@ impl Subtree {
         }
         Ok(())
     }
+}
+
+/// A cgroup and all below it, the innermost first. What goes meanwhile is left out.
+fn below(cgroup: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    if let Ok(entries) = fs::read_dir(cgroup) {
+        for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            found.extend(below(&entry.path())?);
+        }
+    }
+    found.push(cgroup.to_owned());
+    Ok(found)
 }
 
 impl Drop for Subtree {

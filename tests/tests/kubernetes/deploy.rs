@@ -189,7 +189,7 @@ fn retries_under_a_policy(cluster: &Cluster) -> Result<()> {
 }
 
 /// Of both nodes.
-fn agents(cluster: &Cluster) -> Result<Vec<Pod>> {
+pub(crate) fn agents(cluster: &Cluster) -> Result<Vec<Pod>> {
     until("one agent a node", || {
         let pods = cluster.get(&["pods", "--namespace", NAMESPACE, SELECTOR])?;
         let pods = pods["items"].as_array().context("no pods")?;

@@ -14,6 +14,7 @@ mod churn;
 mod containers;
 mod deploy;
 mod dialects;
+mod restart;
 mod rig;
 mod rolling;
 mod services;
@@ -37,6 +38,7 @@ const TESTS: &[&[Test]] = &[
     dialects::TESTS,
     deploy::TESTS,
     rolling::TESTS,
+    restart::TESTS,
 ];
 
 /// As the usual harness is called: words that are part of a test's name, `--exact`, `--skip WORD`, `--list`.
