@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::maps::loaded_maps;
 use aya::programs::{loaded_links, loaded_programs};
 use nix::unistd::Pid;
+
+use crate::cluster::until;
 
 /// By their ids, which the kernel gives once only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,8 +39,17 @@ impl Objects {
         Ok(())
     }
 
+    /// Waits until the kernel has none of them: it frees them when it comes to it.
+    pub fn wait_gone(&self) -> Result<()> {
+        until("the end of what was in the kernel", || {
+            let left = self.left()?;
+            ensure!(left == Self::default(), "{left:?}");
+            Ok(Some(()))
+        })
+    }
+
     /// Those of them that the kernel still has.
-    pub fn left(&self) -> Result<Self> {
+    fn left(&self) -> Result<Self> {
         let mut left = Self::default();
         for program in loaded_programs() {
             left.programs.extend(Some(program?.id()).filter(|id| self.programs.contains(id)));

@@ -108,6 +108,12 @@ impl Cluster {
         node.restart(&self.pki)
     }
 
+    /// The node that a pod is on.
+    pub fn node_of(&self, pod: &Pod) -> Result<&Node> {
+        let named = self.nodes.iter().find(|node| node.name() == pod.node);
+        named.with_context(|| format!("there is no node {}", pod.node))
+    }
+
     /// How the API server is reached from inside the control plane's and the nodes' networks, as the cluster's admin.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
@@ -139,7 +145,7 @@ impl Cluster {
 
     /// Applies documents.
     pub fn apply(&self, documents: &str) -> Result<()> {
-        apply(self.command(), documents)
+        with_documents(self.command(), "apply", documents)
     }
 
     /// Waits as `kubectl wait --for=` does.
@@ -248,7 +254,7 @@ impl Namespace<'_> {
 
     /// Applies documents; those that say no namespace are for this one.
     pub fn apply(&self, documents: &str) -> Result<()> {
-        apply(self.command(), documents)
+        with_documents(self.command(), "apply", documents)
     }
 
     /// Waits as `kubectl wait --for=` does: `condition=Ready`, `delete`, `jsonpath={.status.phase}=Succeeded`.
@@ -271,17 +277,7 @@ impl Namespace<'_> {
 
     /// A pod as it is now.
     pub fn find(&self, name: &str) -> Result<Pod> {
-        let pod = self.get(&["pod", name])?;
-        let text = |pointer: &str| {
-            let text = pod.pointer(pointer).and_then(Value::as_str);
-            text.map(str::to_owned).with_context(|| format!("the pod has no {pointer}: {pod}"))
-        };
-        Ok(Pod {
-            name: name.to_owned(),
-            uid: text("/metadata/uid")?,
-            address: text("/status/podIP")?,
-            node: text("/spec/nodeName")?,
-        })
+        Pod::read(&self.get(&["pod", name])?)
     }
 
     /// Runs a command in a pod's first container.
@@ -297,6 +293,11 @@ impl Namespace<'_> {
 
     pub fn logs(&self, pod: &str) -> Result<String> {
         self.kubectl(&["logs", pod])
+    }
+
+    /// Deletes what was applied, and waits until it is gone.
+    pub fn take_back(&self, documents: &str) -> Result<()> {
+        with_documents(self.command(), "delete", documents)
     }
 
     /// Deletes an object and waits until it is gone.
@@ -319,6 +320,22 @@ pub struct Pod {
     pub uid: String,
     pub address: String,
     pub node: String,
+}
+
+impl Pod {
+    /// Of the API's object. Fails where it has no node or address yet.
+    pub fn read(object: &Value) -> Result<Self> {
+        let text = |pointer: &str| {
+            let text = object.pointer(pointer).and_then(Value::as_str);
+            text.map(str::to_owned).with_context(|| format!("the pod has no {pointer}: {object}"))
+        };
+        Ok(Self {
+            name: text("/metadata/name")?,
+            uid: text("/metadata/uid")?,
+            address: text("/status/podIP")?,
+            node: text("/spec/nodeName")?,
+        })
+    }
 }
 
 /// The document of a pod of the tests' image, labelled `app: NAME`.
@@ -350,9 +367,9 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Resul
     }
 }
 
-fn apply(mut kubectl: Command, documents: &str) -> Result<()> {
-    run_with(kubectl.args(["apply", "--filename=-"]), documents)
-        .with_context(|| format!("applying\n{documents}"))?;
+fn with_documents(mut kubectl: Command, verb: &str, documents: &str) -> Result<()> {
+    run_with(kubectl.args([verb, "--filename=-"]), documents)
+        .with_context(|| format!("kubectl {verb} of\n{documents}"))?;
     Ok(())
 }
 

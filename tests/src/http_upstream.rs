@@ -104,6 +104,14 @@ pub struct Port {
     pub by_path: bool,
 }
 
+impl Port {
+    /// Accepts every connection, and plays one script for all paths.
+    #[must_use]
+    pub fn new(address: SocketAddr, protocol: Protocol, script: Vec<Reaction>) -> Self {
+        Self { address, protocol, script, connections: Vec::new(), by_path: false }
+    }
+}
+
 /// One request as it came.
 #[derive(Clone, Debug)]
 pub struct Attempt {

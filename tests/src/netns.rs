@@ -117,3 +117,15 @@ fn ip(arguments: &[&str]) -> Result<()> {
     );
     Ok(())
 }
+
+/// The ports on 127.0.0.1 that somebody listens on, in the network of a task of /proc.
+pub fn loopback_listeners(task: &str) -> Result<Vec<u16>> {
+    let path = format!("/proc/{task}/net/tcp");
+    let table = fs::read_to_string(&path).context(path)?;
+    let port = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [_, local, _, "0A", ..] = words[..] else { return None };
+        u16::from_str_radix(local.strip_prefix("0100007F:")?, 16).ok()
+    };
+    Ok(table.lines().filter_map(port).collect())
+}

@@ -1,16 +1,17 @@
 //! Workloads that mean no good to the engine, or to each other through it.
 
-use std::fs;
 use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::thread::{sleep, spawn};
+use std::thread::spawn;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use redial_tests::agent::{Agent, Options};
+use redial_tests::cluster::until;
 use redial_tests::crowd::{Crowd, Deaf, Part};
 use redial_tests::dial::Dial;
 use redial_tests::load;
+use redial_tests::netns::loopback_listeners;
 use redial_tests::script::Step;
 use redial_tests::upstream::Upstream;
 use redial_tests::world::{Family, World};
@@ -22,15 +23,8 @@ const REFUSED: u16 = 83;
 
 /// Where the engine of a pod listens: nobody else does there.
 fn engine(world: &World) -> Result<SocketAddr> {
-    let table = world.pod.run(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?))?;
-    let listening = |line: &str| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let (address, state) = (*words.get(1)?, *words.get(3)?);
-        let port = address.strip_prefix("0100007F:")?;
-        if state == "0A" { u16::from_str_radix(port, 16).ok() } else { None }
-    };
-    let port = table.lines().find_map(listening).with_context(|| format!("no listener in\n{table}"))?;
-    Ok((Ipv4Addr::LOCALHOST, port).into())
+    let ports = world.pod.run(|| loopback_listeners("thread-self"))?;
+    Ok((Ipv4Addr::LOCALHOST, *ports.first().context("no listener")?).into())
 }
 
 fn turned_away(agent: &Agent) -> Result<f64> {
@@ -96,13 +90,11 @@ fn who_floods_an_engine_is_turned_away_and_others_are_served() -> Result<()> {
     is_intercepted(&bad, &agent)?;
     let expected = f64::from(u32::try_from(THREADS * EACH)?);
     assert!((turned_away(&agent)? - expected).abs() < 0.5, "{} of {expected}", turned_away(&agent)?);
-    for _ in 0..100 {
-        if agent.descriptors()?.len() <= descriptors {
-            return Ok(());
-        }
-        sleep(Duration::from_millis(50));
-    }
-    panic!("{:?}", agent.descriptors()?);
+    until("the end of the flood's descriptors", || {
+        let left = agent.descriptors()?;
+        ensure!(left.len() <= descriptors, "{left:?}");
+        Ok(Some(()))
+    })
 }
 
 /// The sum of RFC 1071, as TCP has it over IPv4.
@@ -182,21 +174,11 @@ fn a_pod_that_hoards_has_its_own_share_only() -> Result<()> {
     let deaf = Deaf::start(&greedy.server, Family::V4.server(LONG))?;
     let arguments = ["--max-connections", "1400", "--max-connections-per-namespace", "1024"];
     let options = Options { arguments: &arguments, ..Options::default() };
-    let agent = Agent::start_with(&[&greedy.cgroup, &other.cgroup], &options)?;
+    let mut agent = Agent::start_with(&[&greedy.cgroup, &other.cgroup], &options)?;
     let parts = vec![Part::text("hoard")];
     let mut crowd = greedy.start_crowd(&Crowd { to: Family::V4.server(LONG), connections: CROWD, parts })?;
     crowd.wait_paused()?;
-    // Nobody was refused.
-    let all_there = |count: usize| {
-        for _ in 0..200 {
-            if deaf.taken() == count {
-                return true;
-            }
-            sleep(Duration::from_millis(25));
-        }
-        false
-    };
-    assert!(all_there(CROWD), "{} of {CROWD}", deaf.taken());
+    until("the whole crowd, nobody refused", || Ok((deaf.taken() == CROWD).then_some(())))?;
     let active = agent.status()?["connections_active"].as_u64().context("no number")?;
     let late = SHARE / 16;
     assert!((SHARE..=SHARE + late).contains(&usize::try_from(active)?), "{active} connections");
@@ -207,15 +189,8 @@ fn a_pod_that_hoards_has_its_own_share_only() -> Result<()> {
     crowd.kill()?;
     // Clients that only close are half of an end.
     drop(deaf);
-    for _ in 0..400 {
-        if agent.status()?["connections_active"] == 0 {
-            break;
-        }
-        sleep(Duration::from_millis(25));
-    }
-    assert_eq!(agent.status()?["connections_active"], 0);
-    // The programs are told within some milliseconds.
-    sleep(Duration::from_millis(200));
+    until("the end of its connections", || Ok((agent.status()?["connections_active"] == 0).then_some(())))?;
+    agent.wait_log("--max-connections-per-namespace full=false")?;
     is_intercepted(&greedy, &agent)
 }
 

@@ -25,8 +25,7 @@ fn seed(name: &str) -> PathBuf {
 
 fn port(number: u16, protocol: Protocol, script: &[Value]) -> Result<Port> {
     let script = script.iter().cloned().map(Reaction::try_from).collect::<Result<_, _>>()?;
-    let address = Family::V4.server(number);
-    Ok(Port { address, protocol, script, connections: Vec::new(), by_path: false })
+    Ok(Port::new(Family::V4.server(number), protocol, script))
 }
 
 fn respond(status: u16) -> Value {

@@ -24,13 +24,7 @@ fn agent(cgroups: &[&Cgroup]) -> Result<Agent> {
 /// A server that answers whatever it is asked.
 fn server(world: &World) -> Result<HttpUpstream> {
     let answer = Reaction::try_from(json!({"respond": {"status": 200, "body": "ok"}}))?;
-    let port = Port {
-        address: Family::V4.server(80),
-        protocol: Protocol::H1,
-        script: vec![answer],
-        connections: Vec::new(),
-        by_path: false,
-    };
+    let port = Port::new(Family::V4.server(80), Protocol::H1, vec![answer]);
     HttpUpstream::start(&world.server, vec![port])
 }
 

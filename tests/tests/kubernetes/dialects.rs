@@ -2,8 +2,6 @@
 //! is wrong. The definitions are under `tests/documents/definitions`.
 
 use std::cell::Cell;
-use std::io::Write;
-use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use redial_tests::cluster::{Cluster, Namespace, until};
@@ -323,7 +321,7 @@ impl World<'_> {
         // What is right stays in force beside it.
         self.is(case.content_type, Some(case.policy))?;
         for documents in [case.wrong, case.objects] {
-            delete(self.namespace, documents)?;
+            self.namespace.take_back(documents)?;
         }
         self.becomes(case.content_type, None)
     }
@@ -411,20 +409,6 @@ impl World<'_> {
         };
         Ok(messages(&events["items"], &is_of_it))
     }
-}
-
-fn delete(namespace: &Namespace<'_>, documents: &str) -> Result<()> {
-    let mut kubectl = namespace.command();
-    kubectl
-        .args(["delete", "--filename=-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut kubectl = kubectl.spawn()?;
-    kubectl.stdin.take().context("no stdin")?.write_all(documents.as_bytes())?;
-    let output = kubectl.wait_with_output()?;
-    ensure!(output.status.success(), "deleting{documents}{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 /// The other systems' kinds. Drop deletes them, and every object with them.

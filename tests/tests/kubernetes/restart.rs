@@ -1,13 +1,11 @@
 //! A node that loses all that runs on it, and comes back.
 
 use anyhow::{Context, Result, ensure};
-use redial_tests::bpf::Objects;
 use redial_tests::cluster::{Cluster, until};
 use serde_json::json;
 
 use crate::Test;
-use crate::deploy::{agents, policy};
-use crate::shipped::{Shipped, client};
+use crate::shipped::{Shipped, client, policy};
 
 pub(crate) const TESTS: &[Test] = &[(
     "restart::a_node_that_comes_back_has_its_pods_enrolled",
@@ -34,19 +32,10 @@ fn a_node_that_comes_back_has_its_pods_enrolled(cluster: &Cluster) -> Result<()>
     retries()?;
 
     let node = cluster.nodes().first().context("no node")?;
-    let mut objects = Objects::default();
-    for agent in agents(cluster)?.iter().filter(|agent| agent.node == node.name()) {
-        node.processes(agent)?.into_iter().try_for_each(|process| objects.add(process))?;
-    }
-    ensure!(!objects.programs.is_empty() && !objects.links.is_empty(), "{objects:?}");
+    let objects = shipped.objects(std::slice::from_ref(node))?;
     let before = namespace.find("client")?;
     cluster.restart(node)?;
-    // The kernel frees them when it comes to it.
-    until("the end of what the agent had in the kernel", || {
-        let left = objects.left()?;
-        ensure!(left == Objects::default(), "{left:?}");
-        Ok(Some(()))
-    })?;
+    objects.wait_gone()?;
     until("the client's new container", || {
         let pod = namespace.get(&["pod", "client"])?;
         let restarts = pod.pointer("/status/containerStatuses/0/restartCount");

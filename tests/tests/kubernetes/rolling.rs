@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use redial_tests::cluster::{Cluster, Namespace, Node, POD, pod, until};
+use redial_tests::cluster::{Cluster, Namespace, Node, POD, until};
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::deploy::{Installed, NAMESPACE, policy, rolled_out};
+use crate::shipped::{Shipped, enrolled_on, policy};
 
 pub(crate) const TESTS: &[Test] =
     &[("rolling::no_request_fails_while_all_is_replaced", no_request_fails_while_all_is_replaced)];
@@ -18,36 +18,30 @@ const SOME: usize = 100;
 
 fn no_request_fails_while_all_is_replaced(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("rolled")?;
-    let _installed = Installed::new(cluster)?;
-    cluster.wait("crd/retrypolicies.redial.dev", "condition=Established")?;
-    rolled_out(cluster)?;
+    let shipped = Shipped::install(cluster)?;
     let spec = json!({"http": {"numRetries": 3}, "budget": {"percent": 100, "minPerSecond": 1000}});
     namespace.apply(&policy("retries", &spec).to_string())?;
     until("the policy is in force everywhere", || {
         Ok((namespace.get(&["retrypolicy", "retries"])?["status"]["nodes"] == "2/2").then_some(()))
     })?;
-    while_agents_are_replaced(&namespace)?;
+    while_agents_are_replaced(&namespace, &shipped)?;
     while_servers_are_replaced(&namespace)
 }
 
 /// The template of the `DaemonSet` changes. What the server has seen is what the clients have asked, each request once.
-fn while_agents_are_replaced(namespace: &Namespace<'_>) -> Result<()> {
-    let cluster = namespace.cluster();
+fn while_agents_are_replaced(namespace: &Namespace<'_>, shipped: &Shipped<'_>) -> Result<()> {
     let server = namespace.pod("server", "node2", &["serve", "80"])?;
     let clients = Clients::start(namespace, "agents", &format!("{}:80", server.address))?;
-    let before = agents(cluster)?;
-    cluster.kubectl(&["rollout", "restart", "daemonset/redial", "--namespace", NAMESPACE])?;
-    rolled_out(cluster)?;
-    let after = until("two agents, both new", || {
-        let agents = agents(cluster)?;
-        Ok((agents.len() == 2 && agents.is_disjoint(&before)).then_some(agents))
+    let before = shipped.agents()?;
+    shipped.restart()?;
+    until("two agents, both new", || {
+        let after = shipped.agents()?;
+        Ok(after.iter().all(|agent| before.iter().all(|old| old.uid != agent.uid)).then_some(()))
     })?;
-    for agent in after {
+    for node in cluster_nodes(namespace) {
         until("the new agent has served connections", || {
-            let status =
-                ["exec", "--namespace", NAMESPACE, &agent, "--", "/redial", "status", "--output=json"];
-            let status: Value = serde_json::from_str(&cluster.kubectl(&status)?)?;
-            let ended = status[0]["connections_total"].as_object().context("no totals")?;
+            let status = shipped.status(node)?;
+            let ended = status["connections_total"].as_object().context("no totals")?;
             ensure!(!ended.is_empty(), "{status}");
             Ok(Some(()))
         })?;
@@ -119,14 +113,6 @@ fn cluster_nodes<'a>(namespace: &'a Namespace<'_>) -> impl Iterator<Item = &'a s
     namespace.cluster().nodes().iter().map(Node::name)
 }
 
-/// The names of the agents' pods.
-fn agents(cluster: &Cluster) -> Result<BTreeSet<String>> {
-    let pods =
-        cluster.get(&["pods", "--namespace", NAMESPACE, "--selector=app.kubernetes.io/name=redial"])?;
-    let pods = pods["items"].as_array().context("no pods")?;
-    Ok(pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).map(str::to_owned).collect())
-}
-
 /// An enrolled pod on each node, which asks over and over, each time by a new connection.
 struct Clients<'a> {
     namespace: &'a Namespace<'a>,
@@ -138,8 +124,7 @@ impl<'a> Clients<'a> {
         let names = cluster_nodes(namespace).map(|node| format!("{name}-{node}"));
         let clients = Self { namespace, names: names.collect() };
         for (name, node) in clients.names.iter().zip(cluster_nodes(namespace)) {
-            let mut pod = pod(name, node, &["ask", address, "count=0", "every=5"]);
-            pod["metadata"]["labels"]["redial.dev/enroll"] = "true".into();
+            let mut pod = enrolled_on(node, name, &["ask", address, "count=0", "every=5"]);
             pod["spec"]["restartPolicy"] = "Never".into();
             namespace.apply(&pod.to_string())?;
         }

@@ -1,9 +1,11 @@
 //! redial as it is shipped: the manifest's agents, rights and definition, and what they say of requests.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use redial_tests::cluster::{Cluster, Namespace, pod, until};
+use redial_tests::bpf::Objects;
+use redial_tests::cluster::{Cluster, Namespace, Node, Pod, pod, until};
 use serde_json::{Value, json};
 
 /// The namespace of the manifest.
@@ -11,40 +13,89 @@ const NAMESPACE: &str = "redial";
 const SELECTOR: &str = "--selector=app.kubernetes.io/name=redial";
 
 /// Everything of the manifest. Drop deletes it, and waits until it is gone.
-pub(crate) struct Shipped<'a> {
-    cluster: &'a Cluster,
-    manifest: String,
+pub(crate) struct Shipped<'a>(&'a Cluster);
+
+pub(crate) fn manifest() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/manifest.yaml")
 }
 
 impl<'a> Shipped<'a> {
     pub(crate) fn install(cluster: &'a Cluster) -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/manifest.yaml");
-        let shipped = Self { cluster, manifest: manifest.display().to_string() };
-        cluster.kubectl(&["apply", "--filename", &shipped.manifest])?;
+        Self::install_as(cluster, &fs::read_to_string(manifest())?)
+    }
+
+    /// The same with something changed.
+    pub(crate) fn install_as(cluster: &'a Cluster, manifest: &str) -> Result<Self> {
+        let shipped = Self(cluster);
+        cluster.apply(manifest)?;
         cluster.wait("crd/retrypolicies.redial.dev", "condition=Established")?;
-        let wait = ["rollout", "status", "daemonset/redial", "--namespace", NAMESPACE, "--timeout=120s"];
-        cluster.kubectl(&wait).map_err(|error| error.context(shipped.said().unwrap_or_default()))?;
+        shipped.rolled_out()?;
         Ok(shipped)
+    }
+
+    /// Replaces every agent, as a change of the `DaemonSet` does.
+    pub(crate) fn restart(&self) -> Result<()> {
+        self.0.kubectl(&["rollout", "restart", "daemonset/redial", "--namespace", NAMESPACE])?;
+        self.rolled_out()
+    }
+
+    fn rolled_out(&self) -> Result<()> {
+        let wait = ["rollout", "status", "daemonset/redial", "--namespace", NAMESPACE, "--timeout=120s"];
+        self.0.kubectl(&wait).map(drop).map_err(|error| {
+            let pods = self.0.kubectl(&["describe", "pods", "--namespace", NAMESPACE]).unwrap_or_default();
+            error.context(pods).context(self.said().unwrap_or_default())
+        })
+    }
+
+    pub(crate) fn daemonset(&self) -> Result<Value> {
+        self.0.get(&["daemonset/redial", "--namespace", NAMESPACE])
+    }
+
+    /// The agents, one a node.
+    pub(crate) fn agents(&self) -> Result<Vec<Pod>> {
+        until("one agent a node", || {
+            let pods = self.0.get(&["pods", "--namespace", NAMESPACE, SELECTOR])?;
+            let pods = pods["items"].as_array().context("no pods")?;
+            let agents = pods.iter().map(Pod::read).collect::<Result<Vec<_>>>()?;
+            Ok((agents.len() == self.0.nodes().len()).then_some(agents))
+        })
+    }
+
+    /// What the agents of these nodes have in the kernel, which is something of everything.
+    pub(crate) fn objects(&self, nodes: &[Node]) -> Result<Objects> {
+        let mut objects = Objects::default();
+        for agent in self.agents()? {
+            if let Some(node) = nodes.iter().find(|node| node.name() == agent.node) {
+                node.processes(&agent)?.into_iter().try_for_each(|process| objects.add(process))?;
+            }
+        }
+        let Objects { programs, maps, links } = &objects;
+        let all = [programs, maps, links];
+        ensure!(all.iter().all(|ids| ids.len() >= nodes.len()), "{objects:?}");
+        Ok(objects)
     }
 
     /// What the agents have said lately.
     pub(crate) fn said(&self) -> Result<String> {
-        self.cluster.kubectl(&["logs", "--namespace", NAMESPACE, SELECTOR, "--tail=30", "--prefix"])
+        self.0.kubectl(&["logs", "--namespace", NAMESPACE, SELECTOR, "--tail=30", "--prefix"])
     }
 
     /// What `redial status` says on a node.
     pub(crate) fn status(&self, node: &str) -> Result<Value> {
-        let on_node = format!("--field-selector=spec.nodeName={node}");
-        let agents = self.cluster.get(&["pods", "--namespace", NAMESPACE, SELECTOR, &on_node])?;
-        let agent = agents["items"][0]["metadata"]["name"].as_str().context("no agent")?;
-        let exec = ["exec", "--namespace", NAMESPACE, agent, "--", "/redial", "status", "--output=json"];
-        let mut status: Value = serde_json::from_str(&self.cluster.kubectl(&exec)?)?;
+        let agents = self.agents()?;
+        let agent = agents.iter().find(|agent| agent.node == node).context("no agent")?;
+        let mut status: Value = serde_json::from_str(&self.exec(&agent.name, &["status", "--output=json"])?)?;
         Ok(status[0].take())
+    }
+
+    /// What redial says to a command in an agent's pod, or in that of some agent: `daemonset/redial`.
+    pub(crate) fn exec(&self, agent: &str, command: &[&str]) -> Result<String> {
+        self.0.kubectl(&[&["exec", "--namespace", NAMESPACE, agent, "--", "/redial"], command].concat())
     }
 
     /// The agents' records of what ended.
     pub(crate) fn records(&self) -> Result<Vec<Value>> {
-        let said = self.cluster.kubectl(&["logs", "--namespace", NAMESPACE, SELECTOR, "--tail=-1"])?;
+        let said = self.0.kubectl(&["logs", "--namespace", NAMESPACE, SELECTOR, "--tail=-1"])?;
         // What an agent logs has no kind.
         let records = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         Ok(records.filter(|line| line.get("original_destination").is_some()).collect())
@@ -63,8 +114,14 @@ impl<'a> Shipped<'a> {
 
 impl Drop for Shipped<'_> {
     fn drop(&mut self) {
-        let delete = ["delete", "--ignore-not-found", "--timeout=120s", "--filename", &self.manifest];
-        drop(self.cluster.kubectl(&delete));
+        let file = manifest().display().to_string();
+        drop(self.0.kubectl(&["delete", "--ignore-not-found", "--timeout=120s", "--filename", &file]));
+        // Their pods go after what they are of.
+        let gone = until("the agents' end", || {
+            let pods = self.0.kubectl(&["get", "pods", "--all-namespaces", "--output=name", SELECTOR])?;
+            Ok(pods.trim().is_empty().then_some(()))
+        });
+        drop(gone);
     }
 }
 
@@ -75,9 +132,20 @@ pub(crate) fn client(namespace: &Namespace<'_>, name: &str) -> Result<()> {
 }
 
 pub(crate) fn enrolled(name: &str, arguments: &[&str]) -> Value {
-    let mut pod = pod(name, "node1", arguments);
+    enrolled_on("node1", name, arguments)
+}
+
+pub(crate) fn enrolled_on(node: &str, name: &str, arguments: &[&str]) -> Value {
+    let mut pod = pod(name, node, arguments);
     pod["metadata"]["labels"]["redial.dev/enroll"] = "true".into();
     pod
+}
+
+/// A `RetryPolicy`.
+pub(crate) fn policy(name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "redial.dev/v1alpha1", "kind": "RetryPolicy", "metadata": {"name": name}, "spec": spec,
+    })
 }
 
 /// A Service on port 8080 of the pods that have these labels, and where it is.

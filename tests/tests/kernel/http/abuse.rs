@@ -19,8 +19,7 @@ const COST: usize = 48 << 20;
 fn upstream(world: &World) -> Result<HttpUpstream> {
     let port = |number: u16, protocol| -> Result<Port> {
         let script = vec![Reaction::try_from(json!({"respond": {"status": 200, "body": "well"}}))?];
-        let address = Family::V4.server(number);
-        Ok(Port { address, protocol, script, connections: Vec::new(), by_path: false })
+        Ok(Port::new(Family::V4.server(number), protocol, script))
     };
     HttpUpstream::start(&world.server, vec![port(PORT, Protocol::H1)?, port(HTTP2, Protocol::H2)?])
 }
