@@ -158,14 +158,13 @@ impl Drop for Engine {
 
 /// Accepts on one of the engine's listeners for as long as the engine lives.
 async fn accept(node: Weak<Node>, engine: Weak<Engine>, listener: Rc<Listener>) {
-    let mut failing = false;
-    let mut is_empty = true;
+    let (mut failing, mut waits) = (false, true);
     loop {
-        let ready = if failing || !is_empty { Ok(()) } else { listener.readable().await };
+        let ready = if waits { listener.readable().await } else { Ok(()) };
         let (Some(node), Some(engine)) = (node.upgrade(), engine.upgrade()) else { return };
         match ready.and_then(|()| engine.accept_some(&node, &listener)) {
             Ok(all) => {
-                (failing, is_empty) = (false, all);
+                (failing, waits) = (false, all);
                 if !all {
                     drop((node, engine));
                     yield_now().await;
@@ -175,7 +174,7 @@ async fn accept(node: Weak<Node>, engine: Weak<Engine>, listener: Rc<Listener>) 
                 if !failing {
                     tracing::warn!(%error, "cannot accept clients; trying again");
                 }
-                failing = true;
+                (failing, waits) = (true, false);
                 drop((node, engine));
                 sleep(ACCEPT_PAUSE).await;
             }

@@ -317,18 +317,16 @@ impl Node {
     /// Takes a slot for a connection of this engine, if there is one, and tells the programs where that was the last.
     pub fn take_slot(self: &Rc<Self>, engine: &Engine) -> Option<Slot> {
         let slot = self.limits.take(engine.share());
-        if !engine.is_full() && self.has_no_room(engine) && self.follow_limits() {
-            let was_waiting = self.is_waiting_for_room.replace(true);
-            if !was_waiting {
-                let node = Rc::clone(self);
-                tokio::task::spawn_local(async move {
+        let is_news = !engine.is_full() && self.has_no_room(engine) && self.follow_limits();
+        if is_news && !self.is_waiting_for_room.replace(true) {
+            let node = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                sleep(ROOM_INTERVAL).await;
+                while node.follow_limits() {
                     sleep(ROOM_INTERVAL).await;
-                    while node.follow_limits() {
-                        sleep(ROOM_INTERVAL).await;
-                    }
-                    node.is_waiting_for_room.set(false);
-                });
-            }
+                }
+                node.is_waiting_for_room.set(false);
+            });
         }
         slot
     }

@@ -66,6 +66,11 @@ impl Kind {
         self.group == "gateway.networking.k8s.io" && matches!(self.kind, "HTTPRoute" | "GRPCRoute")
     }
 
+    /// What redial writes of its status, if anything.
+    fn status_field(&self) -> Option<&'static str> {
+        if self.is_own() { Some("conditions") } else { self.is_route().then_some("parents") }
+    }
+
     #[must_use]
     pub fn full_name(&self) -> String {
         format!("{}.{}", self.kind, self.group)
@@ -114,14 +119,12 @@ impl Object {
         document.insert("metadata".to_owned(), Value::Object(said));
         let mut status = Value::Null;
         if let Value::Object(fields) = data {
-            for (field, mut value) in fields {
-                if field != "status" {
+            for (field, value) in fields {
+                if field == "status" {
+                    let part = kind.status_field().and_then(|part| value.get(part));
+                    status = part.cloned().unwrap_or_default();
+                } else {
                     document.insert(field, value);
-                } else if let Some(part) =
-                    value.get_mut(if kind.is_route() { "parents" } else { "conditions" })
-                    && (kind.is_route() || kind.is_own())
-                {
-                    status = part.take();
                 }
             }
         }
@@ -277,8 +280,13 @@ mod tests {
     fn the_chart_knows_every_kind() {
         let known: serde_json::Value =
             serde_saphyr::from_str(include_str!("../../../deploy/helm/redial/files/kinds.yaml")).unwrap();
-        let kinds = Kind::watched()
-            .map(|Kind { group, kind, plural, .. }| json!({"group": group, "kind": kind, "plural": plural}));
+        let kinds = Kind::watched().map(|known| {
+            let mut entry = json!({"group": known.group, "kind": known.kind, "plural": known.plural});
+            if known.status_field().is_some() {
+                entry["status"] = true.into();
+            }
+            entry
+        });
         assert_eq!(known["kinds"], kinds.collect::<serde_json::Value>());
     }
 
