@@ -40,7 +40,12 @@ impl Kernel {
 
 /// Installs qemu, and what modules are read with.
 pub(crate) fn install_emulator() -> Result<()> {
-    programs(&[("qemu-system-x86_64", "qemu-system-x86"), ("depmod", "kmod"), ("xz", "xz-utils")])
+    programs(&[
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("depmod", "kmod"),
+        ("xz", "xz-utils"),
+        ("zstd", "zstd"),
+    ])
 }
 
 /// The kernel of a release of Debian, which is fetched where it is not there.
