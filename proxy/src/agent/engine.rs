@@ -122,11 +122,21 @@ impl Engine {
         }
     }
 
-    /// Takes in the clients that are there now: on loopback, one whose SYN was just released is.
-    pub fn accept_ready(&self, node: &Rc<Node>) {
-        for listener in &self.listeners {
-            // What fails here fails again where it is reported, and what is left is taken in there.
-            let _ = self.accept_some(node, listener);
+    /// Takes in the client at this address, if it is there by now, and those that came before it: on loopback, one whose SYN
+    /// was just released is. Whatever is left is taken in by the acceptors.
+    pub fn accept_released(&self, node: &Rc<Node>, client: SocketAddr) {
+        let Some(listener) =
+            self.listeners.iter().find(|listener| listener.address().is_ipv4() == client.is_ipv4())
+        else {
+            return;
+        };
+        for _ in 0..ACCEPTS {
+            // What fails here fails again where it is reported.
+            let Ok(Some((stream, from))) = listener.accept() else { return };
+            self.take_in(node, stream, from);
+            if from == client {
+                return;
+            }
         }
     }
 
@@ -134,12 +144,17 @@ impl Engine {
     fn accept_some(&self, node: &Rc<Node>, listener: &Listener) -> io::Result<bool> {
         for _ in 0..ACCEPTS {
             let Some((stream, client)) = listener.accept()? else { return Ok(true) };
-            match self.take_expected(client) {
-                Some(sender) => drop(sender.send(stream)),
-                None => serve::accepted(node, self, stream, client),
-            }
+            self.take_in(node, stream, client);
         }
         Ok(false)
+    }
+
+    /// Hands a connection to whoever expects it, and serves the others from here.
+    fn take_in(&self, node: &Rc<Node>, stream: TcpStream, client: SocketAddr) {
+        match self.take_expected(client) {
+            Some(sender) => drop(sender.send(stream)),
+            None => serve::accepted(node, self, stream, client),
+        }
     }
 
     fn take_expected(&self, client: SocketAddr) -> Option<oneshot::Sender<TcpStream>> {

@@ -191,13 +191,13 @@ impl Arrival {
             tracing::warn!(%error, "cannot put a held SYN back");
         }
         // On loopback the handshake is over by the time that the SYN is sent.
-        engine.accept_ready(&node);
+        engine.accept_released(&node, syn.client());
         let result = tokio::select! {
             biased;
             stream = &mut accepted => stream.map_err(|_| Reason::HandshakeLost),
             () = client.gone() => {
                 // It may have sent all that it had to say and gone, and wait to be accepted.
-                engine.accept_ready(&node);
+                engine.accept_released(&node, syn.client());
                 accepted.try_recv().map_err(|_| Reason::ClientGone)
             }
             () = sleep(HANDSHAKE_PATIENCE) => Err(Reason::HandshakeLost),

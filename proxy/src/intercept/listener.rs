@@ -54,6 +54,10 @@ impl Listener {
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
+        // What each client's socket is to have, which it takes over from here. The application's own pauses between small
+        // writes are passed on as they come, and a byte that is marked urgent would be taken out of the stream, and so be lost.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_out_of_band_inline(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from(socket);

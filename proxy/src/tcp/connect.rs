@@ -122,7 +122,8 @@ async fn attempt(
     }
     let stream = net::TcpStream::from(socket);
     // On this host and in its other network namespaces the handshake is over by now: to ask costs less than to wait.
-    if !is_writable(&stream)? {
+    let ready = readiness(&stream)?;
+    if ready.is_empty() {
         let waiting = TcpStream::from_std(stream)?;
         let in_time = match limit {
             Some(limit) => {
@@ -132,7 +133,8 @@ async fn attempt(
         };
         return in_time.and_then(|()| waiting.into_std()).and_then(connected);
     }
-    connected(stream)
+    // One that failed says so beside.
+    if ready == PollFlags::POLLOUT { Ok(stream) } else { connected(stream) }
 }
 
 /// A connection attempt that has come to its end has either failed or made a connection.
@@ -143,12 +145,13 @@ fn connected(stream: net::TcpStream) -> io::Result<net::TcpStream> {
     }
 }
 
-fn is_writable(stream: &net::TcpStream) -> io::Result<bool> {
+/// What poll(2) says of a connection attempt: nothing while it goes on.
+fn readiness(stream: &net::TcpStream) -> io::Result<PollFlags> {
     let mut descriptors = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
     match poll(&mut descriptors, PollTimeout::ZERO) {
-        Ok(ready) => Ok(ready > 0),
-        // A signal came: whether it is writable will be seen by waiting.
-        Err(Errno::EINTR) => Ok(false),
+        Ok(_) => Ok(descriptors[0].revents().unwrap_or(PollFlags::POLLERR)),
+        // A signal came: how it is will be seen by waiting.
+        Err(Errno::EINTR) => Ok(PollFlags::empty()),
         Err(error) => Err(error.into()),
     }
 }

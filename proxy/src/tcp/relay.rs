@@ -125,19 +125,12 @@ pub async fn relay_until(
     }
 }
 
-/// Sets up what is needed of a client's socket, which is nothing that the client would have to wait for.
+/// Sets up what is needed of an upstream's socket, which is nothing that the client would have to wait for. None of this can
+/// fail on a TCP socket, and a connection without it is still one.
 ///
-/// The application's own pauses between small writes are passed on as they come, on both sides. None of this can fail on
-/// a TCP socket, and a connection without it is still one.
-pub fn prepare_client(client: &TcpStream) {
-    let _ = client.set_nodelay(true);
-    // A byte that is marked urgent would be taken out of the stream, and so be lost.
-    let _ = SockRef::from(client).set_out_of_band_inline(true);
-}
-
-/// The same for an upstream's socket.
+/// The client's socket has the same from the listener, but for keepalive: the client's own ends at the engine, so the engine
+/// looks after the upstream's.
 pub fn prepare_upstream(upstream: &TcpStream) {
-    // The client's own keepalive ends at the engine, so the engine looks after the upstream's.
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
@@ -282,7 +275,7 @@ impl Broken {
 
 #[cfg(test)]
 mod tests {
-    use super::{Moved, prepare_client, prepare_upstream, relay, reset};
+    use super::{Moved, prepare_upstream, relay, reset};
     use crate::reason::Reason;
     use socket2::SockRef;
     use std::{net::Ipv4Addr, time::Duration};
@@ -303,7 +296,8 @@ mod tests {
     async fn an_urgent_byte_stays_in_the_stream_and_stops_nothing() {
         let (mut application, client) = pair().await;
         let (upstream, mut server) = pair().await;
-        prepare_client(&client);
+        // The engine's listener passes it on to those that it accepts.
+        SockRef::from(&client).set_out_of_band_inline(true).unwrap();
         prepare_upstream(&upstream);
         application.write_all(b"before").await.unwrap();
         SockRef::from(&application).send_out_of_band(b"!").unwrap();

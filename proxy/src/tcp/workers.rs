@@ -1,7 +1,7 @@
 //! The threads that relay. A connection belongs to one of them from beginning to end, so that nothing about it is
 //! shared between threads.
 
-use super::relay::{Moved, Stopped, prepare_client, prepare_upstream, relay_until, reset};
+use super::relay::{Moved, Stopped, prepare_upstream, relay_until, reset};
 use crate::{
     http::{
         connection::{self, Http},
@@ -109,7 +109,6 @@ async fn run(job: Job, observer: Observer, signals: Signals, pool: Pool<TcpStrea
         .and_then(|client| Ok((client, upstream.map(TcpStream::from_std).transpose()?)));
     record.reason = match streams {
         Ok((client, upstream)) => {
-            prepare_client(&client);
             upstream.iter().for_each(prepare_upstream);
             serve(client, upstream, http, &moved, &mut record, signals, &pool).await
         }
