@@ -397,7 +397,7 @@ fn run_with(command: &mut Command, input: &str) -> Result<String> {
 }
 
 /// The archives that `cargo xtask test` makes: redial's image and those of the tests' pods.
-pub fn images() -> Result<Vec<PathBuf>> {
+fn images() -> Result<Vec<PathBuf>> {
     let folder = std::env::var_os("REDIAL_IMAGES")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/image"), PathBuf::from);
     let archives = ["pause", "pod", "redial"].map(|name| folder.join(format!("{name}.tar")));

@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod capture;
 pub mod cgroup;
 pub mod cluster;
+pub mod container;
 pub mod crowd;
 pub mod dial;
 pub mod dns;

@@ -241,7 +241,7 @@ impl Drop for Running {
 }
 
 /// One of this package's programs, which cargo puts beside or one above the test's own.
-pub(crate) fn helper(name: &str) -> Result<PathBuf> {
+pub fn helper(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     test.ancestors()
         .skip(1)

@@ -45,10 +45,11 @@ const TO_RUN: &[Program] = &[
     ("go", "golang"),
     ("javac", "default-jdk-headless"),
     ("node", "nodejs"),
+    ("runc", "runc"),
 ];
 
 /// What a node of the tests' Kubernetes runs, beside what comes with it.
-const TO_RUN_PODS: &[Program] = &[("runc", "runc"), ("nsenter", "util-linux")];
+const TO_RUN_PODS: &[Program] = &[("nsenter", "util-linux")];
 
 /// Options of `cargo xtask setup`.
 #[derive(Debug, clap::Args)]

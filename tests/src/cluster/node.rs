@@ -210,21 +210,10 @@ impl Node {
 
     /// Gives the container runtime the images of an archive.
     pub fn load(&self, archive: &Path) -> Result<()> {
-        self.load_for(KUBELET, archive)
-    }
-
-    /// The same, for containers that are not kubelet's.
-    pub fn load_for(&self, namespace: &str, archive: &Path) -> Result<()> {
-        let archive = archive.to_str().context("an odd path")?;
-        self.ctr(namespace, &["images", "import", archive]).with_context(|| format!("loading {archive}"))?;
-        Ok(())
-    }
-
-    /// What the container runtime's own command says, among the containers of a namespace of its own.
-    pub fn ctr(&self, namespace: &str, arguments: &[&str]) -> Result<String> {
         let mut ctr = self.command("ctr")?;
-        ctr.arg("--address").arg(file("containerd.sock")).args(["--namespace", namespace]);
-        run(ctr.args(arguments))
+        ctr.arg("--address").arg(file("containerd.sock")).args(["--namespace", KUBELET, "images", "import"]);
+        run(ctr.arg(archive)).with_context(|| format!("loading {}", archive.display()))?;
+        Ok(())
     }
 
     pub(super) fn check(&self) -> Result<()> {

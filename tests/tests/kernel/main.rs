@@ -3,6 +3,7 @@
 mod abuse;
 mod addresses;
 mod clients;
+mod containers;
 mod exec;
 mod http;
 mod imports;

@@ -11,7 +11,6 @@
 
 mod agent;
 mod churn;
-mod containers;
 mod deploy;
 mod dialects;
 mod restart;
@@ -33,7 +32,6 @@ const TESTS: &[&[Test]] = &[
     rig::TESTS,
     agent::TESTS,
     churn::TESTS,
-    containers::TESTS,
     services::TESTS,
     dialects::TESTS,
     deploy::TESTS,
