@@ -17,7 +17,7 @@ mod raw;
 pub use address::OriginalDestination;
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot, OwnedCgroup};
 pub use event::{Event, EventStream, Handshake};
-pub use features::Missing;
+pub use features::{Kernel, Missing};
 pub use listener::Listener;
 pub use netns::{NetworkNamespace, NetworkNamespaceError};
 pub use packet::{Answer, Packet, Syn};

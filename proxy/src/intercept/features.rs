@@ -1,14 +1,18 @@
 //! What the kernel must be able to do, asked of the kernel itself: distributions port features back, so that a version
 //! says little.
 
-use super::programs::HandshakeMode;
+use super::{netns, programs::HandshakeMode};
 use aya::{
     maps::MapType,
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
-use nix::sys::utsname::uname;
-use std::fmt::{self, Display, Formatter};
+use nix::{libc, sys::utsname::uname};
+use socket2::{Domain, Socket, Type};
+use std::{
+    fmt::{self, Display, Formatter},
+    io,
+};
 
 /// A feature, with the Linux release that first had it.
 struct Feature {
@@ -22,6 +26,7 @@ enum Probe {
     Map(MapType),
     Program(ProgramType),
     Helper(ProgramType, BpfHelper),
+    Try(fn() -> io::Result<bool>),
 }
 
 const fn feature(name: &'static str, since: &'static str, probe: Probe) -> Feature {
@@ -32,7 +37,7 @@ const fn held(name: &'static str, since: &'static str, probe: Probe) -> Feature 
     Feature { name, since, probe, only_held: true }
 }
 
-const NEEDED: [Feature; 11] = [
+const NEEDED: [Feature; 12] = [
     feature("cgroup connect hooks", "4.17", Probe::Program(ProgramType::CgroupSockAddr)),
     feature("sock_ops programs", "4.13", Probe::Program(ProgramType::SockOps)),
     feature("socket storage", "5.2", Probe::Map(MapType::SkStorage)),
@@ -43,6 +48,7 @@ const NEEDED: [Feature; 11] = [
         "5.7",
         in_connect(BpfHelper::BPF_FUNC_get_netns_cookie),
     ),
+    feature("network namespace cookies of sockets", "5.14", Probe::Try(netns::cookies_are_known)),
     feature("socket storage in connect hooks", "5.10", in_connect(BpfHelper::BPF_FUNC_sk_storage_get)),
     feature(
         "socket storage in sock_ops programs",
@@ -66,10 +72,33 @@ const fn in_connect(helper: BpfHelper) -> Probe {
     Probe::Helper(ProgramType::CgroupSockAddr, helper)
 }
 
+/// A feature that redial works without, and what is then not as it should be.
+struct Optional {
+    feature: Feature,
+    without: &'static str,
+}
+
+const MULTIPATH: Feature = feature(
+    "Multipath TCP sockets in connect hooks",
+    "5.19",
+    in_connect(BpfHelper::BPF_FUNC_skc_to_mptcp_sock),
+);
+
+const OPTIONAL: [Optional; 2] = [
+    Optional {
+        feature: MULTIPATH,
+        without: "Multipath TCP connections are intercepted, and fall back to TCP",
+    },
+    Optional {
+        feature: feature("socket marks without CAP_NET_ADMIN", "5.17", Probe::Try(marks_are_allowed)),
+        without: "connections of sockets that have a mark (SO_MARK) fail unless redial has CAP_NET_ADMIN",
+    },
+];
+
 /// What the kernel lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    kernel: String,
+    kernel: Kernel,
     features: Vec<(&'static str, &'static str)>,
     /// Whether only a held handshake needs them.
     only_held: bool,
@@ -77,7 +106,7 @@ pub struct Missing {
 
 impl Display for Missing {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "this kernel ({}) lacks what redial needs:", self.kernel)?;
+        write!(f, "{} lacks what redial needs:", self.kernel)?;
         for (index, (name, since)) in self.features.iter().enumerate() {
             write!(f, "{} {name} (Linux {since})", if index == 0 { "" } else { "," })?;
         }
@@ -96,15 +125,47 @@ pub fn missing(handshake: HandshakeMode) -> Option<Missing> {
     report(&lacking)
 }
 
-/// Whether the connect hook can be told that a socket is part of a Multipath TCP connection (Linux 5.19).
+/// Whether the connect hook can be told that a socket is part of a Multipath TCP connection.
 pub fn knows_mptcp() -> bool {
-    ask(&feature("Multipath TCP sockets", "5.19", in_connect(BpfHelper::BPF_FUNC_skc_to_mptcp_sock)))
-        == Some(true)
+    ask(&MULTIPATH) == Some(true)
+}
+
+/// Says in the log what the kernel lacks that redial works without.
+pub fn tell_optional() {
+    for Optional { feature, without } in OPTIONAL.iter().filter(|one| ask(&one.feature) == Some(false)) {
+        tracing::warn!("{} lacks {} (Linux {}): {without}", Kernel::running(), feature.name, feature.since);
+    }
+}
+
+/// The running kernel, by its release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel(String);
+
+impl Kernel {
+    #[must_use]
+    pub fn running() -> Self {
+        Self(uname().map_or_else(|_| String::new(), |name| name.release().to_string_lossy().into_owned()))
+    }
+}
+
+impl Display for Kernel {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "this kernel ({})", self.0)
+    }
+}
+
+/// Whether this process may give its sockets a mark.
+fn marks_are_allowed() -> io::Result<bool> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    match socket.set_mark(1) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(false),
+        answer => answer.map(|()| true),
+    }
 }
 
 fn report(lacking: &[&Feature]) -> Option<Missing> {
     (!lacking.is_empty()).then(|| Missing {
-        kernel: uname().map_or_else(|_| String::new(), |name| name.release().to_string_lossy().into_owned()),
+        kernel: Kernel::running(),
         features: lacking.iter().map(|feature| (feature.name, feature.since)).collect(),
         only_held: lacking.iter().all(|feature| feature.only_held),
     })
@@ -118,6 +179,7 @@ fn ask(feature: &Feature) -> Option<bool> {
         Probe::Helper(program, helper) => {
             is_helper_supported(program, helper).map_err(|error| error.to_string())
         }
+        Probe::Try(attempt) => attempt().map_err(|error| error.to_string()),
     };
     answer
         .inspect_err(|error| tracing::debug!(feature = feature.name, error, "a probe without an answer"))

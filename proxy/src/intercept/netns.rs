@@ -28,7 +28,7 @@ pub enum NetworkNamespaceError {
     Open { path: PathBuf, source: io::Error },
     #[error("cannot enter the network namespace {path} (CAP_SYS_ADMIN is needed): {source}")]
     Enter { path: PathBuf, source: io::Error },
-    #[error("the kernel does not tell network namespaces apart (SO_NETNS_COOKIE, Linux 5.14): {0}")]
+    #[error("the kernel does not tell network namespaces apart (SO_NETNS_COOKIE): {0}")]
     Cookie(io::Error),
 }
 
@@ -108,6 +108,15 @@ fn own_namespace() -> io::Result<&'static OwnNamespace> {
     let file = File::open("/proc/self/ns/net")?;
     let inode = file.metadata()?.ino();
     Ok(OWN.get_or_init(|| OwnNamespace { file, inode }))
+}
+
+/// Whether the kernel says which network namespace a socket is in.
+pub(super) fn cookies_are_known() -> io::Result<bool> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    match netns_cookie(&socket) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
+        answer => answer.map(|_| true),
+    }
 }
 
 fn netns_cookie(socket: &socket2::Socket) -> io::Result<u64> {

@@ -4,7 +4,7 @@ use super::{
     address::{OriginalDestination, endpoint, octets},
     cgroup::Cgroup,
     event::EventStream,
-    features::{self, Missing},
+    features::{self, Kernel, Missing},
     listener::Listener,
     netns::NetworkNamespace,
 };
@@ -112,10 +112,10 @@ pub enum InterceptError {
     #[error("the kernel does not accept the program {program}: {source}")]
     Refused { program: &'static str, source: ProgramError },
     #[error(
-        "CAP_NET_ADMIN is needed: this kernel lets nobody attach programs for packets to a cgroup without it (before Linux \
-         6.9); `--handshake eager` does without"
+        "CAP_NET_ADMIN is needed to hold handshakes: {0} lets nobody attach programs for packets to a cgroup without it \
+         (Linux 6.9 does); `--handshake eager` does without"
     )]
-    NoNetAdmin,
+    NoNetAdmin(Kernel),
     #[error("cannot attach {program} to the cgroup {cgroup}: {source}")]
     Attach { program: &'static str, cgroup: String, source: ProgramError },
     #[error("cannot open the cgroup {cgroup}: {source}")]
@@ -138,6 +138,7 @@ impl Programs {
         if let Some(missing) = features::missing(handshake) {
             return Err(InterceptError::Missing(missing));
         }
+        features::tell_optional();
         let knows_mptcp = u8::from(features::knows_mptcp());
         let mut ebpf = EbpfLoader::new()
             .override_global(redial_ebpf::KNOWS_MPTCP, &knows_mptcp, true)
@@ -151,7 +152,7 @@ impl Programs {
             let egress = program::<CgroupSkb>(&mut ebpf, EGRESS)?;
             egress.load().map_err(refused(EGRESS))?;
             if !may_attach(egress) {
-                return Err(InterceptError::NoNetAdmin);
+                return Err(InterceptError::NoNetAdmin(Kernel::running()));
             }
         }
         let events = RingBuf::try_from(take(&mut ebpf, redial_ebpf::EVENTS)?).map_err(map_error("EVENTS"))?;

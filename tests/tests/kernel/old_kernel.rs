@@ -24,7 +24,7 @@ fn the_agent_names_what_is_missing_and_does_not_start() -> Result<()> {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(1), "{handshake}: {}: {said}", output.status);
         let error = said.lines().find_map(|line| line.strip_prefix("redial: "));
-        let error = error.filter(|error| error.contains("(SO_NETNS_COOKIE, Linux 5.14)"));
+        let error = error.filter(|error| error.contains("network namespace cookies of sockets (Linux 5.14)"));
         error.with_context(|| format!("{handshake}: {said}"))?.clone_into(&mut missing);
     }
     // `cargo xtask vm` looks for this line.
