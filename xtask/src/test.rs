@@ -1,5 +1,5 @@
-//! `cargo xtask test`: the unit tests, then those on this machine's own kernel, then those on a Kubernetes of its own.
-//! A few of them on other kernels where that is asked for.
+//! `cargo xtask test`: the unit tests, then those on this machine's own kernel, then those on a Kubernetes of its own,
+//! then a few on other kernels.
 //!
 //! The second and the third need root and a cgroup2 hierarchy. Without them the command fails at once, before it builds
 //! anything.
@@ -49,6 +49,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let Part { unit, kernel, kubernetes, vm } = args.only;
     let all = !(unit || kernel || kubernetes || vm);
     let (unit, kernel, kubernetes) = (unit || all, kernel || all, kubernetes || all);
+    // Which tests those are is not for a filter to say.
+    let vm = vm || all && args.rest.is_empty() && vm::can_run();
     if kernel || kubernetes {
         needs_root_and_cgroup2()?;
     }

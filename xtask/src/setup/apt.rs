@@ -39,10 +39,11 @@ if command -v systemctl > /dev/null; then
 fi
 "#;
 
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The keys of Debian's.
+pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Where Debian's packages come from; apt checks their signatures and sums.
-const MIRROR: &str = "http://deb.debian.org";
+pub(super) const MIRROR: &str = "http://deb.debian.org";
 
 /// An apt with lists of its own, that reads and writes nothing of the machine's and works for any user. Its packages
 /// are unpacked and not installed.
@@ -52,8 +53,9 @@ pub(super) struct Apt {
 }
 
 impl Apt {
-    /// In a folder that is made for it, with the newest lists of these sources (`debian sid main`).
-    pub(super) fn new(folder: &Path, sources: &[&str]) -> Result<Self> {
+    /// In a folder that is made for it, with the newest lists of these sources (`http://deb.debian.org/debian sid main`),
+    /// which are signed with one of these keys.
+    pub(super) fn new(folder: &Path, keyring: &Path, sources: &[String]) -> Result<Self> {
         if !Path::new(KEYRING).is_file() {
             install(&["debian-archive-keyring"])?;
         }
@@ -61,9 +63,9 @@ impl Apt {
             let empty = folder.join(empty);
             fs::create_dir_all(&empty).with_context(|| format!("cannot make {}", empty.display()))?;
         }
-        let list = sources
-            .iter()
-            .map(|source| format!("deb [signed-by={KEYRING} target=Packages] {MIRROR}/{source}\n"));
+        let signed_by = keyring.display();
+        let list =
+            sources.iter().map(|source| format!("deb [signed-by={signed_by} target=Packages] {source}\n"));
         for (name, text) in [("sources.list", list.collect()), ("status", String::new())] {
             fs::write(folder.join(name), text).with_context(|| format!("cannot write apt's {name}"))?;
         }

@@ -3,7 +3,7 @@
 //! The packages are unpacked and not installed, so they change nothing on the machine. They need no more of it than a
 //! libc, even an older one.
 
-use super::super::apt::Apt;
+use super::super::apt::{Apt, KEYRING, MIRROR};
 use anyhow::{Result, bail};
 use std::path::Path;
 
@@ -22,7 +22,7 @@ const FILES: &[&str] = &[
 
 /// Unpacks the packages into a folder.
 pub(super) fn unpack(folder: &Path) -> Result<()> {
-    let apt = Apt::new(&folder.join("apt"), &["debian sid main"])?;
+    let apt = Apt::new(&folder.join("apt"), Path::new(KEYRING), &[format!("{MIRROR}/debian sid main")])?;
     apt.unpack(PACKAGES.iter().copied(), folder)?;
     if let Some(file) = FILES.iter().find(|file| !folder.join("usr").join(file).is_file()) {
         bail!("Debian's packages {} have no {file}", PACKAGES.join(", "));
