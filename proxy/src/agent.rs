@@ -82,6 +82,8 @@ pub struct Settings {
     pub identity: Option<Arc<Identity>>,
     /// How many bytes of requests' bodies may be kept for retries, of all requests together.
     pub max_buffered: usize,
+    /// The same, of the requests of one network namespace.
+    pub max_buffered_per_namespace: Option<usize>,
     pub drain_timeout: Duration,
     /// The cluster whose node this is, if its pods are to be enrolled.
     pub kubernetes: Option<kubernetes::Settings>,

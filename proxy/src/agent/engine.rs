@@ -2,7 +2,10 @@
 //! upstream connections that wait for their clients.
 
 use super::{limits::Share, node::Node, serve};
-use crate::intercept::{InterceptError, Listener, NetworkNamespace, Packet, Programs, RawSocket};
+use crate::{
+    http::replay::Buffers,
+    intercept::{InterceptError, Listener, NetworkNamespace, Packet, Programs, RawSocket},
+};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -32,6 +35,7 @@ pub struct Engine {
     released: RefCell<HashMap<SocketAddr, oneshot::Sender<TcpStream>>>,
     acceptors: RefCell<Vec<JoinHandle<()>>>,
     share: Share,
+    buffers: Buffers,
     /// Whether the programs were told that there is no room for its connections.
     is_full: Cell<bool>,
     /// For how many looks in a row no process of a workload was in the namespace.
@@ -67,6 +71,7 @@ impl Engine {
             released: RefCell::default(),
             acceptors: RefCell::default(),
             share: Share::default(),
+            buffers: node.buffers_of_namespace(),
             is_full: Cell::new(false),
             idle_looks: Cell::new(0),
         });
@@ -84,6 +89,11 @@ impl Engine {
     /// The connections that it has.
     pub fn share(&self) -> &Share {
         &self.share
+    }
+
+    /// What is kept of the bodies of its connections' requests.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     pub fn is_full(&self) -> bool {

@@ -62,6 +62,8 @@ pub struct Node {
     last_search: Cell<Option<Instant>>,
     limits: Limits,
     buffers: Buffers,
+    /// How many bytes of bodies the requests of one network namespace may keep.
+    most_buffered_of_namespace: usize,
     workers: Workers,
     observer: Observer,
 }
@@ -108,6 +110,10 @@ impl Node {
                 settings.at_limit,
             ),
             buffers,
+            most_buffered_of_namespace: settings.max_buffered_per_namespace.unwrap_or({
+                // As with connections: pods that are strangers to each other do not live off one another.
+                if settings.kubernetes.is_some() { settings.max_buffered / 4 } else { settings.max_buffered }
+            }),
             workers: Workers::start(threads, &observer)?,
             observer,
         }))
@@ -139,9 +145,9 @@ impl Node {
         self.epoch
     }
 
-    /// What is kept of requests' bodies.
-    pub fn buffers(&self) -> &Buffers {
-        &self.buffers
+    /// What is to be kept of the bodies of one network namespace's requests.
+    pub fn buffers_of_namespace(&self) -> Buffers {
+        self.buffers.of_namespace(self.most_buffered_of_namespace)
     }
 
     // Workloads.

@@ -3,7 +3,7 @@
 use super::{clients::Client, engine::Engine, limits::Slot, node::Node};
 use crate::{
     endpoint::{Choice, Dialled, Way},
-    http::{connection::Http, exchange::Prior, pool::Kind},
+    http::{connection::Http, exchange::Prior, pool::Kind, replay::Buffers},
     intercept::{Answer, Handshake, Original, Syn},
     observe::{self, Connection, Timestamp},
     policy::{ConnectFailure, Policy, Router},
@@ -50,6 +50,7 @@ struct Arrival {
     service: Option<Dialled>,
     dialer: Dialer,
     budget: Arc<DestinationBudget>,
+    buffers: Buffers,
     /// Whose upstream connections its requests may use, where the policy has them shared.
     shares: Option<Kind>,
     /// Nothing is tried before its requests are there, which all go elsewhere or find their own connections.
@@ -149,6 +150,7 @@ impl Arrival {
             workload: workload.name,
             destination,
             budget: node.budgets().destination(destination, policy.budget),
+            buffers: engine.buffers().clone(),
             policy,
             connect: matched.patient.tcp.clone(),
             router,
@@ -322,7 +324,7 @@ impl Arrival {
                 budget: self.budget,
                 budgets: self.node.budgets().clone(),
                 epoch: self.node.epoch(),
-                buffers: self.node.buffers().clone(),
+                buffers: self.buffers,
                 prior: made.prior,
                 shares: self.shares,
                 is_unconnected: self.is_unconnected,

@@ -93,6 +93,10 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = size)]
     max_buffered_bodies: usize,
 
+    /// How much of it the requests of one network namespace may have [default: a quarter with --kubernetes, else all]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_buffered_bodies_per_namespace: Option<usize>,
+
     /// The format of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -129,6 +133,7 @@ impl Options {
             identity: self.identity.clone(),
             node_budget: BudgetPolicy::try_new(percent, min_per_second, interval)?,
             max_buffered: self.max_buffered_bodies,
+            max_buffered_per_namespace: self.max_buffered_bodies_per_namespace,
             drain_timeout,
             kubernetes: None,
         })

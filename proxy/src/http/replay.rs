@@ -56,7 +56,8 @@ struct Kept {
     data: Bytes,
 }
 
-/// The bytes that all requests of an agent keep together, and their bound.
+/// The bytes that requests keep together, and their bound: those of a whole agent, or those of one network namespace, which
+/// count for the agent as well.
 #[derive(Clone, Debug)]
 pub struct Buffers(Arc<Shared>);
 
@@ -64,6 +65,7 @@ pub struct Buffers(Arc<Shared>);
 struct Shared {
     used: AtomicUsize,
     limit: usize,
+    agent: Option<Buffers>,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,16 @@ struct Reserved {
 impl Buffers {
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Shared { used: AtomicUsize::new(0), limit }))
+        Self(Arc::new(Shared { used: AtomicUsize::new(0), limit, agent: None }))
+    }
+
+    /// Of these, what the requests of one network namespace may keep.
+    #[must_use]
+    pub fn of_namespace(&self, limit: usize) -> Self {
+        if limit >= self.0.limit {
+            return self.clone();
+        }
+        Self(Arc::new(Shared { used: AtomicUsize::new(0), limit, agent: Some(self.clone()) }))
     }
 
     /// How many bytes are kept now, with what keeping them costs.
@@ -127,7 +138,7 @@ impl Replay {
             return false;
         }
         let unsent = self.end.saturating_sub(sent);
-        let room = if self.reserved.buffers.is_over() {
+        let room = if self.reserved.buffers.over().is_some() {
             LITTLE
         } else if self.lost || sent > 0 {
             READ_AHEAD
@@ -155,13 +166,8 @@ impl Replay {
         if sent == self.start {
             return None;
         }
-        let bound = if self.reserved.bytes > self.limit {
-            Some(BodyBound::Request)
-        } else if self.reserved.buffers.is_over() {
-            Some(BodyBound::Agent)
-        } else {
-            None
-        };
+        let is_over = self.reserved.bytes > self.limit;
+        let bound = if is_over { Some(BodyBound::Request) } else { self.reserved.buffers.over() };
         let lost_at = bound.filter(|_| !self.lost);
         self.lost |= bound.is_some();
         if self.lost {
@@ -217,8 +223,28 @@ impl Kept {
 }
 
 impl Buffers {
-    fn is_over(&self) -> bool {
-        self.used() > self.0.limit
+    /// The bound that is exceeded now.
+    fn over(&self) -> Option<BodyBound> {
+        let is_over = self.used() > self.0.limit;
+        match &self.0.agent {
+            None => is_over.then_some(BodyBound::Agent),
+            Some(_) if is_over => Some(BodyBound::Namespace),
+            Some(agent) => agent.over(),
+        }
+    }
+
+    fn take(&self, bytes: usize) {
+        self.0.used.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(agent) = &self.0.agent {
+            agent.take(bytes);
+        }
+    }
+
+    fn give(&self, bytes: usize) {
+        self.0.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(agent) = &self.0.agent {
+            agent.give(bytes);
+        }
     }
 }
 
@@ -226,13 +252,13 @@ impl Reserved {
     fn take(&mut self, bytes: usize) {
         self.bytes += bytes;
         self.pieces += 1;
-        self.buffers.0.used.fetch_add(bytes + PIECE, Ordering::Relaxed);
+        self.buffers.take(bytes + PIECE);
     }
 
     fn give(&mut self, bytes: usize) {
         self.bytes -= bytes;
         self.pieces -= 1;
-        self.buffers.0.used.fetch_sub(bytes + PIECE, Ordering::Relaxed);
+        self.buffers.give(bytes + PIECE);
     }
 }
 
@@ -240,7 +266,7 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         let left = self.bytes + self.pieces * PIECE;
         if left > 0 {
-            self.buffers.0.used.fetch_sub(left, Ordering::Relaxed);
+            self.buffers.give(left);
         }
     }
 }

@@ -227,6 +227,33 @@ fn the_agent_s_bound_is_for_all_requests_together() {
 }
 
 #[test]
+fn a_namespace_s_bound_is_its_own() {
+    paused(async {
+        let agent = Buffers::new(64 * KIB);
+        let start =
+            |buffers: &Buffers| Setup { buffers: buffers.clone(), ..Setup::new(kept(1 << 20)) }.start();
+        let (greedy, other) = (agent.of_namespace(8 * KIB), agent.of_namespace(8 * KIB));
+        let (mut one, mut two, mut three) = (start(&greedy), start(&greedy), start(&other));
+        let first = beyond_the_bound(&mut one, 6 * KIB).await;
+        let second = beyond_the_bound(&mut two, 6 * KIB).await;
+        let third = beyond_the_bound(&mut three, 6 * KIB).await;
+        assert_eq!(agent.used(), greedy.used() + other.used());
+        second.stream.reset();
+        assert!(two.client.head().await.starts_with("HTTP/1.1 503 "));
+        assert_eq!(two.failures(), ["not-replayable"]);
+        for (rig, failed) in [(&mut one, first), (&mut three, third)] {
+            failed.stream.reset();
+            let mut again = rig.accept().await;
+            again.hears(put(6 * KIB)).await;
+            again.hears(bytes(6 * KIB)).await;
+            again.says(OK).await;
+            rig.client.hears(OK).await;
+        }
+        assert_eq!((agent.used(), greedy.used(), other.used()), (0, 0, 0));
+    });
+}
+
+#[test]
 fn an_early_response_goes_to_the_client_while_the_body_comes() {
     paused(async {
         let mut rig = Setup::new(retried()).start();

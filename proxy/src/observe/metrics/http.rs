@@ -30,6 +30,8 @@ pub enum DetectedProtocol {
 pub enum BodyBound {
     /// The policy's, for one request.
     Request,
+    /// That of all requests of one network namespace.
+    Namespace,
     /// The agent's, for all requests together.
     Agent,
 }
@@ -166,11 +168,12 @@ impl Word for DetectedProtocol {
 }
 
 impl Word for BodyBound {
-    const ALL: &'static [Self] = &[Self::Request, Self::Agent];
+    const ALL: &'static [Self] = &[Self::Request, Self::Namespace, Self::Agent];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Request => "request",
+            Self::Namespace => "namespace",
             Self::Agent => "agent",
         }
     }
