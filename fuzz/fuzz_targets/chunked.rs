@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     match (whole, failed) {
         (Ok(whole), None) => {
-            assert_eq!((whole.taken, whole.payload, whole.ended), (taken, payload, body.ended()))
+            assert_eq!((whole.taken, whole.payload, whole.ended), (taken, payload, body.ended()));
         }
         (whole, failed) => assert_eq!(whole.err(), failed),
     }

@@ -3,6 +3,8 @@
 //! Everything is in memory, and time is paused: where nothing more can happen, it passes. So a run ends, or the engine
 //! goes round in circles and the fuzzer's own time-out tells.
 
+#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a panic is how a fuzz target tells")]
+
 use std::cell::RefCell;
 use std::future::{Future, ready};
 use std::io;
@@ -30,7 +32,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Longer than the engine waits for anything.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 /// How much of a body is kept, and four times that of all.
 const BOUND: usize = 512;
 /// Between what one and another side say.
@@ -67,6 +69,7 @@ type Shared<T> = Rc<RefCell<T>>;
 impl<'a> Talk<'a> {
     /// Three bytes that say how, and then texts with lines of four dashes between them: the client's, and those of the
     /// upstreams.
+    #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (&[piece, room, how], mut rest) = bytes.split_first_chunk()?;
         let mut texts = Vec::new();
@@ -95,8 +98,8 @@ impl<'a> Talk<'a> {
         &self,
         serve: impl FnOnce(Stream, Supply<Stream>, Rc<Session<Stream>>) -> F,
     ) -> Heard {
-        let (heard, upstreams, buffers) = (Shared::default(), Shared::default(), Buffers::new(4 * BOUND));
-        let session = Rc::new(self.session(Rc::clone(&upstreams), buffers.clone()));
+        let (heard, dialled, buffers) = (Shared::default(), Shared::default(), Buffers::new(4 * BOUND));
+        let session = Rc::new(self.session(Rc::clone(&dialled), buffers.clone()));
         let (near, far) = duplex(self.room);
         let served = spawn_local(serve(Stream(near), Supply::Own(None), session));
         let client = spawn_local(talks(far, self.client.to_vec(), self.piece, false, Rc::clone(&heard)));
@@ -105,16 +108,16 @@ impl<'a> Talk<'a> {
         ended.expect("the engine does not panic");
         assert_eq!(buffers.used(), 0, "what is kept is of requests that have ended");
         client.abort();
-        let upstreams = upstreams.borrow().iter().map(|hears| hears.take()).collect();
+        let upstreams = dialled.borrow().iter().map(|hears| hears.take()).collect();
         Heard { client: heard.take(), upstreams }
     }
 
-    fn session(&self, heard: Shared<Vec<Shared<Vec<u8>>>>, buffers: Buffers) -> Session<Stream> {
+    fn session(&self, dialled: Shared<Vec<Shared<Vec<u8>>>>, buffers: Buffers) -> Session<Stream> {
         let endpoint = SocketAddr::from(([192, 0, 2, 1], 80));
         let mut policy = HttpPolicy { max_buffered_body: BOUND, ..HttpPolicy::default() };
         policy.retry.num_retries = self.retries;
         policy.retry.methods = Methods::Any;
-        let says: Vec<Vec<u8>> = self.upstreams.iter().map(|says| says.to_vec()).collect();
+        let texts: Vec<Vec<u8>> = self.upstreams.iter().map(|says| says.to_vec()).collect();
         let (room, piece, waits) = (self.room, self.piece, self.waits);
         let observer = Observer::new(Metrics::new(Default::default), None);
         Session {
@@ -125,10 +128,10 @@ impl<'a> Talk<'a> {
             way: Choice::new(endpoint, []).into(),
             dial: Rc::new(move |_| {
                 let (near, far) = duplex(room);
-                let mut heard = heard.borrow_mut();
-                let says = says.get(heard.len()).or(says.last()).cloned().unwrap_or_default();
+                let mut dialled = dialled.borrow_mut();
+                let says = texts.get(dialled.len()).or(texts.last()).cloned().unwrap_or_default();
                 let hears = Shared::default();
-                heard.push(Rc::clone(&hears));
+                dialled.push(Rc::clone(&hears));
                 spawn_local(talks(far, says, piece, waits, hears));
                 Box::pin(ready(Ok(Stream(near))))
             }),

@@ -9,6 +9,8 @@
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 use core::mem::size_of;
+#[cfg(not(target_arch = "bpf"))]
+use zerocopy::{FromBytes, IntoBytes};
 
 /// The map that tells the programs which network namespaces have an engine: `netns cookie -> Engine`.
 pub const ENGINES: &str = "ENGINES";
@@ -38,6 +40,7 @@ pub const KNOWS_MPTCP: &str = "KNOWS_MPTCP";
 pub const MAX_SYN: usize = 120;
 
 /// An address and a port as both sides store it.
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Endpoint {
@@ -49,6 +52,7 @@ pub struct Endpoint {
 }
 
 /// The engine of one network namespace.
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Engine {
@@ -66,6 +70,7 @@ pub const ENGINE_HELD: u32 = 1;
 pub const ENGINE_FULL: u32 = 2;
 
 /// A socket that was redirected, kept in the socket's own storage and so gone with it.
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Redirect {
@@ -89,6 +94,7 @@ pub const PHASE_HELD: u16 = 1;
 pub const PHASE_EAGER: u16 = 2;
 
 /// Names a redirected client connection from the engine's side, where only its source address is known.
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClientKey {
@@ -101,6 +107,7 @@ pub struct ClientKey {
 }
 
 /// An original destination, with what else the engine needs of the client's socket.
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Original {
@@ -112,6 +119,7 @@ pub struct Original {
 }
 
 /// What the engine decided about a client connection.
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Verdict {
@@ -132,6 +140,7 @@ pub const VERDICT_CONNECTED: u32 = 1;
 pub const VERDICT_TIMED_OUT: u32 = 2;
 
 /// What the programs tell the agent. One fixed size, so that the ring buffer's reservation is a constant.
+#[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
@@ -234,12 +243,15 @@ const _: () = {
 
 #[cfg(not(target_arch = "bpf"))]
 mod pod {
-    use super::{ClientKey, Endpoint, Engine, Event, Original, Redirect, Verdict};
+    use super::{ClientKey, Endpoint, Engine, Event, FromBytes, IntoBytes, Original, Redirect, Verdict};
+
+    /// Every bit pattern is a value, and none of it is padding.
+    const fn is_plain<T: FromBytes + IntoBytes>() {}
 
     macro_rules! pod {
         ($($type:ty),*) => {$(
-            // SAFETY: a `repr(C)` value of integers and arrays without implicit padding, for which every bit
-            // pattern is valid.
+            const _: () = is_plain::<$type>();
+            // SAFETY: it is plain, as the line above shows.
             #[expect(unsafe_code, reason = "aya::Pod is how aya is told that a type may cross into the kernel")]
             unsafe impl aya::Pod for $type {}
         )*};

@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use crate::dialect::Kind;
 
-pub use objects::Object;
+pub use objects::{Object, Objects};
 pub use roster::{Change, Pod, Selector};
-pub use services::split as split_services;
+pub use services::{Services, split as split_services};
 pub use status::Report;
 pub use uid::PodUid;
-pub use watch::{Cluster, Event, Health, start};
+pub use watch::pods::{PodObject, of_namespaces, of_pods};
+pub use watch::{Cluster, Event, Health, Told, start};
 
 /// What the command line says of the cluster.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod fuzz;
 mod image;
 mod lint;
 mod manifest;
@@ -34,6 +35,8 @@ enum Command {
     BuildEbpf,
     /// Build everything and show, in two network namespaces, what redial does, with numbers; needs root.
     Demo(demo::Args),
+    /// Build the fuzz targets and run each for a while, from its seeds on.
+    Fuzz(fuzz::Args),
     /// Build redial's container image into target/image/redial.tar.
     Image,
     /// Format, clippy, documentation, the chart, and the dependencies' licences and sources.
@@ -62,6 +65,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::BuildEbpf => build_ebpf::run(),
         Command::Demo(args) => demo::run(args),
+        Command::Fuzz(args) => fuzz::run(args),
         Command::Image => image::run(),
         Command::Lint => lint::run(),
         Command::Manifest => manifest::run(),

@@ -24,7 +24,7 @@ const CARGO_DENY: &str = "0.20.2";
 /// A program that has to be on this machine, and the package of Debian and Ubuntu that has it.
 type Program = (&'static str, &'static str);
 
-const TO_BUILD: &[Program] = &[("cc", "build-essential")];
+const TO_COMPILE: &[Program] = &[("cc", "build-essential"), ("c++", "build-essential")];
 
 /// What the demo and the tests run.
 const TO_RUN: &[Program] = &[
@@ -72,10 +72,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A C compiler, the sources of `core` and bpf-linker.
+/// A compiler of C and C++.
+pub(crate) fn to_compile() -> Result<()> {
+    println!("what compiling needs");
+    programs(TO_COMPILE)
+}
+
+/// That, the sources of `core` and bpf-linker.
 pub(crate) fn to_build() -> Result<()> {
+    to_compile()?;
     println!("what building needs");
-    programs(TO_BUILD)?;
     core_sources()?;
     bpf_linker()
 }

@@ -1,10 +1,10 @@
-//! `cargo xtask test`: the unit tests, then those on this machine's own kernel, then those on a Kubernetes of its own,
-//! then a few on other kernels.
+//! `cargo xtask test`: the unit tests and a moment of every fuzz target, then those on this machine's own kernel, then
+//! those on a Kubernetes of its own, then a few on other kernels.
 //!
 //! The second and the third need root and a cgroup2 hierarchy. Without them the command fails at once, before it builds
 //! anything.
 
-use crate::{build_ebpf, image, setup, shell, vm};
+use crate::{build_ebpf, fuzz, image, setup, shell, vm};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -66,6 +66,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if unit {
         shell::run(shell::cargo("test").args(["--workspace", "--exclude", "redial-tests"]).args(&args.rest))?;
+    }
+    if all {
+        fuzz::short()?;
     }
     if kernel || kubernetes || vm {
         build_ebpf::run()?;

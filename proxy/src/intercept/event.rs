@@ -5,6 +5,7 @@ use aya::maps::{MapData, RingBuf};
 use redial_ebpf::{EVENT_GONE, EVENT_HANDSHAKE, EVENT_UNKNOWN_NETNS};
 use std::io;
 use tokio::io::unix::AsyncFd;
+use zerocopy::FromBytes as _;
 
 /// A held handshake: the client waits in SYN_SENT until its SYN is released or answered.
 #[derive(Clone, Debug)]
@@ -56,7 +57,7 @@ impl EventStream {
                 ready.clear_ready();
                 return Ok(());
             };
-            if let Some(event) = decode(&item) {
+            if let Some(event) = Event::decode(&item) {
                 drop(item);
                 each(event);
             }
@@ -66,42 +67,41 @@ impl EventStream {
     }
 }
 
-fn decode(bytes: &[u8]) -> Option<Event> {
-    if bytes.len() < size_of::<redial_ebpf::Event>() {
-        return None;
-    }
-    // SAFETY: the slice is long enough, any bit pattern is a valid `Event`, and the read does not assume alignment.
-    #[expect(unsafe_code, reason = "the kernel side wrote this very type")]
-    let raw = unsafe { bytes.as_ptr().cast::<redial_ebpf::Event>().read_unaligned() };
-    let original = Original::from(&raw.original);
-    let socket_cookie = original.socket_cookie;
-    match raw.kind {
-        EVENT_HANDSHAKE => {
-            let len = usize::try_from(raw.syn_len).ok()?;
-            let event = match raw.syn.get(..len).and_then(Syn::parse) {
-                Some(syn) => {
-                    Event::Handshake(Box::new(Handshake { netns_cookie: raw.netns_cookie, original, syn }))
-                }
-                None => Event::Unreadable { socket_cookie },
-            };
-            Some(event)
+impl Event {
+    /// What the programs wrote. None where it is cut short, or of a kind that they do not write.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (raw, _) = redial_ebpf::Event::read_from_prefix(bytes).ok()?;
+        let original = Original::from(&raw.original);
+        let socket_cookie = original.socket_cookie;
+        match raw.kind {
+            EVENT_HANDSHAKE => {
+                let syn =
+                    usize::try_from(raw.syn_len).ok().and_then(|len| raw.syn.get(..len)).and_then(Syn::parse);
+                Some(match syn {
+                    Some(syn) => {
+                        Self::Handshake(Box::new(Handshake { netns_cookie: raw.netns_cookie, original, syn }))
+                    }
+                    None => Self::Unreadable { socket_cookie },
+                })
+            }
+            EVENT_GONE => Some(Self::Gone { socket_cookie }),
+            EVENT_UNKNOWN_NETNS => {
+                Some(Self::UnknownNetns { netns_cookie: raw.netns_cookie, cgroup_id: original.cgroup_id })
+            }
+            _ => None,
         }
-        EVENT_GONE => Some(Event::Gone { socket_cookie }),
-        EVENT_UNKNOWN_NETNS => {
-            Some(Event::UnknownNetns { netns_cookie: raw.netns_cookie, cgroup_id: original.cgroup_id })
-        }
-        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::decode;
+    use super::Event;
 
     proptest::proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
-            let _ = decode(&bytes);
+            let _ = Event::decode(&bytes);
         }
     }
 }

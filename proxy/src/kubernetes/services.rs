@@ -39,7 +39,7 @@ pub(super) struct Place {
 
 /// The Services that are needed.
 #[derive(Debug, Default)]
-pub(super) struct Services {
+pub struct Services {
     place: Place,
     needed: BTreeMap<ServiceName, Needed>,
     /// By namespace and name.
@@ -141,12 +141,13 @@ pub fn split<'a>(hosts: impl IntoIterator<Item = &'a Host>) -> (BTreeSet<Host>, 
 }
 
 impl Services {
-    pub(super) fn new(node: String) -> Self {
+    #[must_use]
+    pub fn new(node: String) -> Self {
         Self { place: Place { node, zone: None }, ..Self::default() }
     }
 
     /// These are needed from now on, and no others: by namespace, the names of the Services that are to be watched.
-    pub(super) fn need(&mut self, hosts: &BTreeSet<Host>) -> BTreeMap<String, BTreeSet<String>> {
+    pub fn need(&mut self, hosts: &BTreeSet<Host>) -> BTreeMap<String, BTreeSet<String>> {
         let mut needed = BTreeMap::<ServiceName, BTreeSet<Host>>::new();
         for host in hosts {
             let Some(name) = ServiceName::of(host) else { continue };
@@ -173,12 +174,12 @@ impl Services {
     }
 
     /// The zone that the node is in, as its labels say.
-    pub(super) fn is_in_zone(&mut self, zone: String) {
+    pub fn is_in_zone(&mut self, zone: String) {
         self.place.zone = Some(zone);
     }
 
     /// A Service as it is now.
-    pub(super) fn is(&mut self, object: &ServiceObject) {
+    pub fn is(&mut self, object: &ServiceObject) {
         let Some(name) = name_of(object.metadata.namespace.as_deref(), object.metadata.name.as_deref())
         else {
             return;
@@ -189,7 +190,7 @@ impl Services {
         }
     }
 
-    pub(super) fn gone(&mut self, object: &ServiceObject) {
+    pub fn gone(&mut self, object: &ServiceObject) {
         let name = name_of(object.metadata.namespace.as_deref(), object.metadata.name.as_deref());
         if let Some(name) = name
             && let Some(needed) = self.needed.get_mut(&name)
@@ -200,7 +201,7 @@ impl Services {
     }
 
     /// These are all Services of a namespace.
-    pub(super) fn only(&mut self, namespace: &str, there: &HashSet<String>) {
+    pub fn only(&mut self, namespace: &str, there: &HashSet<String>) {
         for (name, needed) in self.needed.iter_mut().filter(|(name, _)| name.namespace == namespace) {
             needed.has_specs = true;
             if !there.contains(&name.name) {
@@ -211,7 +212,7 @@ impl Services {
     }
 
     /// An EndpointSlice as it is now.
-    pub(super) fn is_slice(&mut self, object: &EndpointSlice) {
+    pub fn is_slice(&mut self, object: &EndpointSlice) {
         let Some(place) = place_of(object) else { return };
         self.drop_slice(&place);
         let labels = object.metadata.labels.as_ref();
@@ -237,14 +238,14 @@ impl Services {
         self.slices.insert(place, slice);
     }
 
-    pub(super) fn slice_gone(&mut self, object: &EndpointSlice) {
+    pub fn slice_gone(&mut self, object: &EndpointSlice) {
         if let Some(place) = place_of(object) {
             self.drop_slice(&place);
         }
     }
 
     /// These are all EndpointSlices of a namespace's needed Services.
-    pub(super) fn only_slices(&mut self, namespace: &str, there: &HashSet<String>) {
+    pub fn only_slices(&mut self, namespace: &str, there: &HashSet<String>) {
         self.drop_slices(|(of, name), _| of == namespace && !there.contains(name));
         for (name, needed) in self.needed.iter_mut().filter(|(name, _)| name.namespace == namespace) {
             needed.has_slices = true;
@@ -253,7 +254,7 @@ impl Services {
     }
 
     /// What each host has come to be since this was asked last.
-    pub(super) fn take_changes(&mut self) -> Vec<(Host, Option<Arc<Service>>)> {
+    pub fn take_changes(&mut self) -> Vec<(Host, Option<Arc<Service>>)> {
         let mut changes = Vec::new();
         let mut slices = HashMap::<&ServiceName, Vec<(&(String, String), &Slice)>>::new();
         if !self.changed.is_empty() {

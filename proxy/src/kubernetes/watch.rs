@@ -1,7 +1,7 @@
 //! The thread that watches the API server: pods, namespaces, and policy objects of the kinds that the cluster has.
 
 mod endpoints;
-mod pods;
+pub mod pods;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
@@ -133,7 +133,8 @@ async fn client(settings: &Settings) -> Result<Client, KubernetesError> {
 }
 
 /// What a watch of one kind tells.
-enum Told<K> {
+#[derive(Debug)]
+pub enum Told<K> {
     Is(K),
     Gone(K),
     /// The objects of these keys are all that there are.

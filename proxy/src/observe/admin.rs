@@ -13,7 +13,9 @@ use std::{fs, str};
 
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
+};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -224,17 +226,22 @@ where
     H: Fn(Command) -> F,
     F: Future<Output = Answer>,
 {
-    if let Err(error) = answer_requests(stream, handler).await {
+    let (reader, writer) = stream.into_split();
+    if let Err(error) = answer_requests(reader, writer, handler).await {
         tracing::debug!(%error, "a connection to the admin socket ended early");
     }
 }
 
-async fn answer_requests<H, F>(stream: UnixStream, handler: H) -> io::Result<()>
+/// Answers the requests of one connection until it ends, or is too slow, or says too much.
+pub async fn answer_requests<H, F>(
+    reader: impl AsyncRead + Unpin,
+    mut writer: impl AsyncWrite + Unpin,
+    handler: H,
+) -> io::Result<()>
 where
     H: Fn(Command) -> F,
     F: Future<Output = Answer>,
 {
-    let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
         let request = match timeout(READ_TIMEOUT, read_line(&mut reader)).await?? {

@@ -15,17 +15,17 @@ use crate::kubernetes::roster::{Change, Pod, Roster, Word};
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
 /// The parts of a pod that are needed. Whatever else it has is not kept.
-pub(super) type PodObject = Typed<PodSpec, PodStatus>;
+pub type PodObject = Typed<PodSpec, PodStatus>;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct PodSpec {
+pub struct PodSpec {
     host_network: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct PodStatus {
+pub struct PodStatus {
     phase: String,
 }
 
@@ -33,7 +33,7 @@ pub(super) fn uid(pod: &PodObject) -> Option<String> {
     pod.metadata.uid.clone()
 }
 
-pub(super) fn of_pods(roster: &mut Roster, told: Told<PodObject>) -> Vec<Change> {
+pub fn of_pods(roster: &mut Roster, told: Told<PodObject>) -> Vec<Change> {
     match told {
         Told::Is(object) => match pod(object) {
             // A pod that has ended has no process left, and its name may be another's soon.
@@ -47,7 +47,7 @@ pub(super) fn of_pods(roster: &mut Roster, told: Told<PodObject>) -> Vec<Change>
     }
 }
 
-pub(super) fn of_namespaces(roster: &mut Roster, told: Told<PartialObjectMeta<Namespace>>) -> Vec<Change> {
+pub fn of_namespaces(roster: &mut Roster, told: Told<PartialObjectMeta<Namespace>>) -> Vec<Change> {
     match told {
         Told::Is(PartialObjectMeta { metadata, .. }) => {
             let says = word("namespace", &metadata);
