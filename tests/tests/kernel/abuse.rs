@@ -1,25 +1,34 @@
 //! Workloads that mean no good to the engine, or to each other through it.
 
-use std::io::{ErrorKind, Read as _};
+use std::fs;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::thread::spawn;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use redial_tests::agent::{Agent, Options};
+use redial_tests::agent::{Agent, Options, admin_socket};
 use redial_tests::cluster::until;
 use redial_tests::crowd::{Crowd, Deaf, Part};
 use redial_tests::dial::Dial;
+use redial_tests::firewall::{Fate, Firewall};
 use redial_tests::load;
 use redial_tests::netns::loopback_listeners;
 use redial_tests::script::Step;
 use redial_tests::upstream::Upstream;
-use redial_tests::world::{Family, World};
-use socket2::{Domain, Protocol, Socket, Type};
+use redial_tests::world::{Family, POD_V4, World};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 const PORT: u16 = 80;
 const LONG: u16 = 82;
 const REFUSED: u16 = 83;
+const SILENT: u16 = 84;
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
 
 /// Where the engine of a pod listens: nobody else does there.
 fn engine(world: &World) -> Result<SocketAddr> {
@@ -112,12 +121,13 @@ fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
     !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or_default()
 }
 
-fn segment(from: SocketAddr, to: SocketAddr, flags: u8, number: u32) -> Vec<u8> {
-    let mut segment = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+/// A segment from one port to another on loopback.
+fn segment(from: (Ipv4Addr, u16), to: u16, flags: u8, number: u32) -> Vec<u8> {
+    let mut segment = [from.1.to_be_bytes(), to.to_be_bytes()].concat();
     segment.extend(number.to_be_bytes());
     segment.extend(number.rotate_left(7).to_be_bytes());
     segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    let sum = checksum(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, &segment);
+    let sum = checksum(from.0, Ipv4Addr::LOCALHOST, &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     segment
 }
@@ -126,8 +136,6 @@ fn segment(from: SocketAddr, to: SocketAddr, flags: u8, number: u32) -> Vec<u8> 
 /// end nothing.
 #[test]
 fn forged_packets_open_nothing() -> Result<()> {
-    const SYN: u8 = 2;
-    const ACK: u8 = 16;
     let world = World::new("forged")?;
     let _server = line_server(&world)?;
     let long = Upstream::start(
@@ -144,12 +152,10 @@ fn forged_packets_open_nothing() -> Result<()> {
         let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
         for number in 0..5_000_u32 {
             let port = 1_024 + u16::try_from(number % 60_000)?;
-            let from = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let from = (Ipv4Addr::LOCALHOST, port);
             for flags in [SYN, ACK, SYN | ACK] {
-                raw.send_to(
-                    &segment(from, engine, flags, number.wrapping_mul(2_654_435_761)),
-                    &engine.into(),
-                )?;
+                let segment = segment(from, engine.port(), flags, number.wrapping_mul(2_654_435_761));
+                raw.send_to(&segment, &engine.into())?;
             }
         }
         Ok(())
@@ -161,6 +167,195 @@ fn forged_packets_open_nothing() -> Result<()> {
     let record = agent.wait_record(LONG)?;
     assert_eq!((record.reason.as_str(), record.bytes_received), ("closed", 2));
     drop(long);
+    Ok(())
+}
+
+/// How many handshakes with a listener have begun and not ended.
+fn half_open(world: &World, port: u16) -> Result<usize> {
+    const SYN_RECV: &str = "03";
+    let table = world.pod.run(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?))?;
+    let ours = format!(":{port:04X}");
+    let is_one = |line: &&str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        matches!(words[..], [_, local, _, SYN_RECV, ..] if local.ends_with(&ours))
+    };
+    Ok(table.lines().filter(is_one).count())
+}
+
+/// A counter of the kernel's for the pod's network.
+fn kernel_counter(world: &World, name: &str) -> Result<u64> {
+    let table = world.pod.run(|| Ok(fs::read_to_string("/proc/thread-self/net/netstat")?))?;
+    let lines: Vec<_> = table.lines().collect();
+    let mut pairs = lines.chunks(2).flat_map(|pair| {
+        let words = |line: &&'_ str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let values = pair.get(1).map(words).unwrap_or_default();
+        pair.first().map(words).unwrap_or_default().into_iter().zip(values)
+    });
+    let (_, value) = pairs.find(|(known, _)| known == name).with_context(|| format!("no counter {name}"))?;
+    Ok(value.parse()?)
+}
+
+/// Handshakes with an engine that a pod begins and never ends: they fill the queue of its own listener, up to the kernel's bound,
+/// none of them comes in, and both pods' connections are still made.
+#[test]
+fn half_open_handshakes_are_their_pods_own() -> Result<()> {
+    const FLOOD: u32 = 12_000;
+    let (bad, good) = (World::new("half-bad")?, World::new("half-good")?);
+    let _servers = (line_server(&bad)?, line_server(&good)?);
+    let agent = Agent::start(&[&bad.cgroup, &good.cgroup])?;
+    is_intercepted(&good, &agent)?;
+    let engine = engine(&bad)?;
+    // Who gets the answers throws them away, where the kernel would have answered for itself with RST.
+    let deaf = bad.pod.run(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        let everything = 0x06;
+        socket.attach_filter(&[SockFilter::new(everything, 0, 0, 0)])?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
+        socket.listen(1)?;
+        Ok(socket)
+    })?;
+    let port = deaf.local_addr()?.as_socket().context("no address")?.port();
+    bad.pod.run(|| {
+        let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
+        raw.set_header_included_v4(true)?;
+        for number in 1..=FLOOD {
+            let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 0)) + number);
+            // What the kernel fills in is left out: length, identification and checksum.
+            let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0];
+            packet.extend([from.octets(), Ipv4Addr::LOCALHOST.octets()].concat());
+            packet.extend(segment((from, port), engine.port(), SYN, number));
+            raw.send_to(&packet, &engine.into())?;
+        }
+        Ok(())
+    })?;
+    let bound: usize =
+        bad.pod.run(|| Ok(fs::read_to_string("/proc/sys/net/core/somaxconn")?.trim().parse()?))?;
+    let waiting = half_open(&bad, engine.port())?;
+    assert!((bound / 2..=bound + 1).contains(&waiting), "{waiting} handshakes, and {bound} at most");
+    assert!(kernel_counter(&bad, "TCPReqQFullDoCookies")? > 0, "the flood was more than the queue");
+    for world in [&good, &bad] {
+        is_intercepted(world, &agent)?;
+        let dialled = world.dial(&Dial::to(Family::V4.server(PORT)))?;
+        ensure!(dialled.errno.is_none(), "{dialled:?}");
+    }
+    assert!(turned_away(&agent)? < 0.5, "{} came in", turned_away(&agent)?);
+    until("the end of both connections", || Ok((agent.records_of(PORT)?.len() == 2).then_some(())))?;
+    assert_eq!(agent.status()?["connections_active"], 0);
+    Ok(())
+}
+
+/// Connects to what never answers are held handshakes: they count for their pod's share, and end with their sockets.
+#[test]
+fn connects_that_nobody_answers_are_bounded() -> Result<()> {
+    const SHARE: u64 = 128;
+    let (bad, good) = (World::new("silent-bad")?, World::new("silent-good")?);
+    let firewall = Firewall::new(&bad.server)?;
+    firewall.set(SILENT, Fate::Drop)?;
+    let share = SHARE.to_string();
+    let arguments = ["--max-connections-per-namespace", &share];
+    let agent = Agent::start_with(
+        &[&bad.cgroup, &good.cgroup],
+        &Options { arguments: &arguments, ..Options::default() },
+    )?;
+    let mut command = bad.workload("python3");
+    command.args(["-c", CONNECTS, &Family::V4.server(SILENT).ip().to_string(), &SILENT.to_string(), "400"]);
+    let mut flood = bad.pod.spawn(&mut command)?;
+    let active = || -> Result<u64> {
+        let status = agent.status()?;
+        let number = |what: &str| status[what].as_u64().with_context(|| format!("no {what}"));
+        Ok(number("connections_active")? + number("handshakes_held")?)
+    };
+    until("the bound", || {
+        Ok((agent.metrics()?.sum("redial_interceptions_total", &[("action", "passed_full")]) > 0.0)
+            .then_some(()))
+    })?;
+    for _ in 0..5 {
+        is_intercepted(&good, &agent)?;
+    }
+    let late = SHARE / 16;
+    assert!((SHARE - late..=SHARE + late).contains(&active()?), "{} connections", active()?);
+    flood.kill()?;
+    flood.wait()?;
+    until("the end of what was held", || Ok((active()? == 0).then_some(())))?;
+    is_intercepted(&bad, &agent)
+}
+
+/// Begins so many connections and waits for none.
+const CONNECTS: &str = "
+import socket, sys, time
+host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+sockets = []
+for number in range(count):
+    one = socket.socket()
+    one.setblocking(False)
+    one.connect_ex((host, port))
+    sockets.append(one)
+    if number % 16 == 0:
+        time.sleep(0.02)
+time.sleep(600)
+";
+
+/// An engine listens on its own namespace's loopback: a neighbour on the network reaches it neither by the pod's address nor by
+/// sending packets for 127.0.0.1 to the pod.
+#[test]
+fn an_engine_is_out_of_a_neighbours_reach() -> Result<()> {
+    let world = World::new("neighbour")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    is_intercepted(&world, &agent)?;
+    let engine = engine(&world)?;
+    let connect = |to| world.server.run(|| Ok(TcpStream::connect_timeout(&to, Duration::from_secs(1))));
+    let refused = connect((POD_V4, engine.port()).into())?;
+    ensure!(refused.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused), "{refused:?}");
+
+    let seen = Firewall::new(&world.pod)?;
+    world.server.ip(&["address", "del", "127.0.0.1/8", "dev", "lo"])?;
+    world.server.ip(&["route", "add", "127.0.0.1", "via", &POD_V4.to_string()])?;
+    let silent = connect(engine)?;
+    ensure!(silent.as_ref().is_err_and(|error| error.kind() == ErrorKind::TimedOut), "{silent:?}");
+    assert_eq!(seen.attempts_to(engine.port())?, 1, "it came as far as the pod");
+    assert_eq!(half_open(&world, engine.port())?, 0);
+    is_intercepted(&world, &agent)?;
+    assert!(turned_away(&agent)? < 0.5, "{} came in", turned_away(&agent)?);
+    Ok(())
+}
+
+/// The admin socket is root's. Whoever is root and floods it has the few connections that there are, and the agent goes on.
+#[test]
+fn a_flood_of_the_admin_socket_is_bounded() -> Result<()> {
+    const CONNECTIONS: usize = 300;
+    /// Of which the agent serves so many at a time.
+    const SERVED: usize = 16;
+    let world = World::new("admin-flood")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    is_intercepted(&world, &agent)?;
+    let socket = admin_socket(&world.cgroup)?;
+    let connect = "import socket, sys; print(socket.socket(socket.AF_UNIX).connect_ex(sys.argv[1]))";
+    let said = Command::new("python3").args(["-c", connect]).arg(&socket).uid(65_534).gid(65_534).output()?;
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "13", "EACCES: {said:?}");
+
+    let (descriptors, resident) = (agent.descriptors()?.len(), agent.resident()?);
+    let mut flood = Vec::new();
+    for number in 0..CONNECTIONS {
+        let mut stream = UnixStream::connect(&socket)?;
+        stream.set_nonblocking(true)?;
+        let says: &[u8] = match number % 3 {
+            // Half a request, many requests whose answers nobody reads, and a line without end.
+            0 => b"{\"command\":",
+            1 => &b"{\"command\":\"status\"}\n".repeat(4_000),
+            _ => &b"x".repeat(1 << 17),
+        };
+        // What is not taken is not said.
+        let _ = stream.write(says);
+        flood.push(stream);
+    }
+    for _ in 0..5 {
+        is_intercepted(&world, &agent)?;
+        let (now, grown) = (agent.descriptors()?.len(), agent.resident()?.saturating_sub(resident));
+        assert!(now <= descriptors + SERVED + 8, "{now} descriptors, and {descriptors} before");
+        assert!(grown <= 16 << 20, "{grown} bytes more");
+    }
+    drop(flood);
+    agent.status()?;
     Ok(())
 }
 

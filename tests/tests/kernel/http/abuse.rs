@@ -4,13 +4,15 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use redial_tests::agent::Agent;
+use redial_tests::agent::{Agent, Options};
+use redial_tests::cluster::until;
+use redial_tests::crowd::{Crowd, Deaf, Part};
 use redial_tests::exchange::Protocol;
 use redial_tests::http_upstream::{HttpUpstream, Port, Reaction};
 use redial_tests::world::{Family, SERVER_V4, World};
 use serde_json::json;
 
-use super::{PORT, agent, client, python, run};
+use super::{PORT, agent, client, policy, python, run};
 
 const HTTP2: u16 = 82;
 /// What an attack on one connection may cost the agent while it lasts: HTTP/2's windows are the most of it.
@@ -91,4 +93,72 @@ fn a_flood_of_headers_is_refused() -> Result<()> {
     assert!(complete.into_iter().all(|attempt| attempt.method == "GET"), "curl's only");
     assert!(agent.metrics()?.sum("redial_malformed_requests_total", &[]) >= 2.0);
     Ok(())
+}
+
+/// Heads and bodies of a pod that come slowly, and do not end, keep what is that pod's share. Another pod's requests are served
+/// meanwhile, and their bodies are kept, so that they are sent again.
+#[test]
+fn slow_heads_and_bodies_are_their_pods_own() -> Result<()> {
+    const SLOW: usize = 100;
+    const LENGTH: usize = 512 << 10;
+    let (slow, other) = (World::new("abuse-slow")?, World::new("abuse-other")?);
+    let deaf = Deaf::start(&slow.server, Family::V4.server(PORT))?;
+    let script = [503, 200]
+        .into_iter()
+        .map(|status| Reaction::try_from(json!({"respond": {"status": status, "body": "well"}})))
+        .collect::<Result<_, _>>()?;
+    let port = Port { by_path: true, ..Port::new(Family::V4.server(PORT), Protocol::H1, script) };
+    let server = HttpUpstream::start(&other.server, vec![port])?;
+    let arguments = ["--max-buffered-bodies", "16MiB", "--max-buffered-bodies-per-namespace", "4MiB"];
+    let config = policy("retryOn: [gateway-error], methods: any");
+    let options = Options { config: Some(&config), arguments: &arguments, ..Options::default() };
+    let agent = Agent::start_with(&[&slow.cgroup, &other.cgroup], &options)?;
+    let is_retried = |path: &str| -> Result<()> {
+        let (url, body) = (format!("http://{SERVER_V4}:{PORT}/{path}"), "x".repeat(100_000));
+        let mut curl = other.workload("curl");
+        curl.args([
+            "-sS",
+            "--fail",
+            "--noproxy",
+            "*",
+            "--max-time",
+            "20",
+            "-H",
+            "Expect:",
+            "--data-binary",
+            &body,
+            &url,
+        ]);
+        let said = run(&other, &mut curl)?;
+        ensure!(said == "well", "{said}");
+        let attempts = server.attempts(Family::V4.server(PORT));
+        let those: Vec<_> = attempts.iter().filter(|one| one.path == format!("/{path}")).collect();
+        ensure!(those.len() == 2 && those.iter().all(|one| one.body.len() == body.len()), "{}", those.len());
+        Ok(())
+    };
+    let not_kept = |bound: &str| -> Result<f64> {
+        Ok(agent.metrics()?.sum("redial_bodies_not_kept_total", &[("bound", bound)]))
+    };
+    let parts = vec![
+        Part::text("POST / HTTP/1.1\r\nHost: slow.test\r\nX-Hea"),
+        Part::text(&format!("d: er\r\nContent-Length: {}\r\n\r\n", LENGTH + 1)),
+        Part::Flood(LENGTH),
+    ];
+    let mut crowd = slow.start_crowd(&Crowd { to: Family::V4.server(PORT), connections: SLOW, parts })?;
+    crowd.wait_paused()?;
+    is_retried("half-heads")?;
+    crowd.resume()?;
+    crowd.wait_paused()?;
+    is_retried("no-bodies")?;
+    crowd.resume()?;
+    crowd.wait_paused()?;
+    until("the bound of the slow ones", || Ok((not_kept("namespace")? > 0.0).then_some(())))?;
+    is_retried("half-bodies")?;
+    let metrics = agent.metrics()?;
+    assert!(metrics.sum("redial_requests_active", &[]) > 0.0, "they are still there");
+    assert!(metrics.sum("redial_buffered_body_bytes", &[]) > f64::from(3 << 20), "and keep what they may");
+    assert!(not_kept("agent")? < 0.5, "the agent's own bound was not reached");
+    crowd.kill()?;
+    drop(deaf);
+    until("the end of the connections", || Ok((agent.status()?["connections_active"] == 0).then_some(())))
 }
