@@ -1,120 +1,102 @@
-//! A real Kubernetes on this machine: a control plane and nodes, each in namespaces and a cgroup of its own.
+//! A real Kubernetes: one that a test starts on this machine, or one that is there.
 //!
-//! Nothing of the machine changes and nothing is left: networks, mounts and cgroups are the cluster's own, what nodes
-//! keep is in memory, and every process is in a cgroup that is killed on drop, or when the tests' process is killed.
+//! [`Cluster`] is what the API has, whoever's it is. [`OwnCluster`] is one of the tests' own, whose nodes and programs can
+//! be looked into and ended.
 //!
-//! There is no cluster DNS. Pods name each other by address or by `hostAliases`. Images come from archives and never
-//! from a registry.
+//! There is no cluster DNS. Pods name each other by address or by `hostAliases`. Images come from archives and, unless the
+//! cluster is somebody else's, never from a registry.
 
 mod control_plane;
 mod node;
+mod own;
 mod pki;
 mod place;
 mod programs;
 mod subtree;
 
-use std::fs;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread::{self, sleep};
+use std::sync::LazyLock;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use nix::sys::signal::Signal;
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tempfile::TempDir;
 
 pub use node::Node;
-use pki::Pki;
-use place::Place;
-use programs::Programs;
+pub use own::OwnCluster;
 
 /// The image of `tests/pod`: what a test's pods run.
-pub const POD: &str = "redial.test/pod:1";
+pub static POD: LazyLock<String> = LazyLock::new(|| image("redial.test/pod:1"));
 
-/// The image of redial itself, as `cargo xtask image` makes it.
-pub const REDIAL: &str = concat!("ghcr.io/redial-dev/redial:", env!("CARGO_PKG_VERSION"));
+/// The image of redial itself.
+pub static REDIAL: LazyLock<String> = LazyLock::new(|| image(SHIPPED));
 
-/// The image of what holds a pod's namespaces.
-const PAUSE: &str = "redial.test/pause:1";
-
-/// The addresses of pods and of services.
-const PODS: &str = "10.244.0.0/16";
-const SERVICES: &str = "10.96.0.0/16";
+/// What the manifest calls it, and `cargo xtask image`.
+pub const SHIPPED: &str = concat!("ghcr.io/redial-dev/redial:", env!("CARGO_PKG_VERSION"));
 
 /// How long anything may take that goes well.
 pub const PATIENCE: Duration = Duration::from_mins(2);
+const TAKE_BACK: &[&str] = &["delete", "--ignore-not-found", "--timeout=120s"];
 const POLL: Duration = Duration::from_millis(50);
 
-/// A running cluster. Drop ends it.
+/// Where a cluster has an image: under its own name, or where `REDIAL_IMAGE_PREFIX` says.
+fn image(own: &str) -> String {
+    match std::env::var("REDIAL_IMAGE_PREFIX") {
+        Ok(prefix) => format!("{prefix}/{}", own.rsplit('/').next().unwrap_or(own)),
+        Err(_) => own.to_owned(),
+    }
+}
+
+/// A cluster, as its API has it.
 #[derive(Debug)]
 pub struct Cluster {
-    nodes: Vec<Node>,
-    control: Place,
+    /// What has a command run where the API server is reached.
+    entry: Vec<OsString>,
     kubectl: PathBuf,
     kubeconfig: PathBuf,
-    pki: Pki,
-    files: TempDir,
+    nodes: Vec<String>,
 }
 
 impl Cluster {
-    /// Starts a control plane and so many nodes (`node1`, `node2`, ...), with all images of the tests, and waits until
-    /// every node is ready.
-    pub fn start(nodes: u8) -> Result<Self> {
-        let programs = Programs::locate()?;
-        let images = images()?;
-        let files = TempDir::new()?;
-        let pki = Pki::new(&files.path().join("pki"))?;
-        let control = control_plane::prepare()?;
-        // The runtimes start and load their images while the API server starts.
-        let nodes = thread::scope(|scope| {
-            let node = |number| {
-                let (control, programs, files, images) = (&control, &programs, files.path(), &images);
-                scope.spawn(move || {
-                    let node = Node::new(number, control, programs, files)?;
-                    images.iter().try_for_each(|image| node.load(image))?;
-                    Ok(node)
-                })
-            };
-            let nodes: Vec<_> = (1..=nodes).map(node).collect();
-            control_plane::start(&control, &programs, &pki, files.path())?;
-            let join = |node: thread::ScopedJoinHandle<'_, Result<Node>>| {
-                node.join().map_err(|_| anyhow!("a node's thread panicked"))?
-            };
-            nodes.into_iter().map(join).collect::<Result<Vec<_>>>()
-        })?;
-        let kubectl = programs.find("kubectl")?;
-        let kubeconfig = pki.file(&format!("{}.kubeconfig", control_plane::ADMIN));
-        let cluster = Self { nodes, control, kubectl, kubeconfig, pki, files };
-        for node in &cluster.nodes {
-            node.register(&cluster.pki)?;
-        }
-        for node in &cluster.nodes {
-            let node = format!("node/{}", node.name());
-            cluster.wait(&node, "create")?;
-            cluster.wait(&node, "condition=Ready")?;
-        }
+    /// The cluster of a kubeconfig's current context, by the kubectl on PATH.
+    pub fn given(kubeconfig: &Path) -> Result<Self> {
+        let mut cluster = Self {
+            entry: Vec::new(),
+            kubectl: "kubectl".into(),
+            kubeconfig: kubeconfig.to_owned(),
+            nodes: Vec::new(),
+        };
+        let nodes = cluster.get(&["nodes", "--selector=kubernetes.io/os=linux"])?;
+        let nodes = nodes["items"].as_array().context("no nodes")?.iter();
+        let nodes =
+            nodes.filter(|node| takes_pods(node)).filter_map(|node| node["metadata"]["name"].as_str());
+        cluster.nodes = nodes.map(str::to_owned).collect();
+        ensure!(!cluster.nodes.is_empty(), "the cluster has no node that is ready and takes any pod");
         Ok(cluster)
     }
 
+    /// The node that clients are on.
     #[must_use]
-    pub fn nodes(&self) -> &[Node] {
+    pub fn near(&self) -> &str {
+        self.nodes.first().map_or("", String::as_str)
+    }
+
+    /// Another node, where there is one.
+    #[must_use]
+    pub fn far(&self) -> &str {
+        self.nodes.last().map_or("", String::as_str)
+    }
+
+    /// The names of its nodes.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
         &self.nodes
     }
 
-    /// Ends all that runs on a node at once, and starts the node again. Its pods come back when they do.
-    pub fn restart(&self, node: &Node) -> Result<()> {
-        node.restart(&self.pki)
-    }
-
-    /// The node that a pod is on.
-    pub fn node_of(&self, pod: &Pod) -> Result<&Node> {
-        let named = self.nodes.iter().find(|node| node.name() == pod.node);
-        named.with_context(|| format!("there is no node {}", pod.node))
-    }
-
-    /// How the API server is reached from inside the control plane's and the nodes' networks, as the cluster's admin.
+    /// How the API server is reached as the cluster's admin, from where it can be reached.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
@@ -123,7 +105,7 @@ impl Cluster {
     /// kubectl, as the cluster's admin.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = self.control.command("timeout");
+        let mut command = run_by(&self.entry, "timeout");
         command.args(["--kill-after=5", &(PATIENCE.as_secs() + 30).to_string()]);
         command.arg(&self.kubectl).arg("--kubeconfig").arg(&self.kubeconfig);
         command
@@ -131,10 +113,7 @@ impl Cluster {
 
     /// What kubectl says; an error where it fails.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        run(self.command().args(arguments)).map_err(|error| match self.check() {
-            Ok(()) => error,
-            Err(ended) => error.context(ended),
-        })
+        run(self.command().args(arguments)).with_context(|| format!("kubectl {}", arguments.join(" ")))
     }
 
     /// An object or a list as it is now.
@@ -145,7 +124,17 @@ impl Cluster {
 
     /// Applies documents.
     pub fn apply(&self, documents: &str) -> Result<()> {
-        with_documents(self.command(), "apply", documents)
+        with_documents(self.command(), &["apply"], documents).map(drop)
+    }
+
+    /// Which objects of these documents there are, one a line: `namespace/redial`.
+    pub fn present(&self, documents: &str) -> Result<String> {
+        with_documents(self.command(), &["get", "--ignore-not-found", "--output=name"], documents)
+    }
+
+    /// Deletes what was applied, and waits until it is gone.
+    pub fn take_back(&self, documents: &str) -> Result<()> {
+        with_documents(self.command(), TAKE_BACK, documents).map(drop)
     }
 
     /// Waits as `kubectl wait --for=` does.
@@ -169,50 +158,6 @@ impl Cluster {
         let namespace = Namespace { cluster: self, name: name.to_owned() };
         namespace.wait("serviceaccount/default", "create")?;
         Ok(namespace)
-    }
-
-    /// Gives every node the images of an archive.
-    pub fn load(&self, archive: &Path) -> Result<()> {
-        self.nodes.iter().try_for_each(|node| node.load(archive))
-    }
-
-    /// What a program of the control plane has said: `etcd`, `kube-apiserver`, `kube-controller-manager`,
-    /// `kube-scheduler`.
-    pub fn log(&self, program: &str) -> Result<String> {
-        Ok(fs::read_to_string(self.files.path().join(format!("{program}.log")))?)
-    }
-
-    /// Sends a signal to a program of the control plane.
-    pub fn signal(&self, program: &str, signal: Signal) -> Result<()> {
-        self.control.signal(program, signal).with_context(|| format!("{signal} to {program}"))
-    }
-
-    /// A command that runs in the control plane's network: for what talks to the API server and is on no node.
-    #[must_use]
-    pub fn run_here(&self, program: impl AsRef<Path>) -> Command {
-        self.control.command(program)
-    }
-
-    /// The root of the control plane's cgroups, where the machine has cgroup2.
-    #[must_use]
-    pub fn cgroup(&self) -> PathBuf {
-        self.control.cgroup()
-    }
-
-    /// Copies what every program has said to where it stays.
-    pub fn keep_logs(&self) -> Result<PathBuf> {
-        let kept = std::env::temp_dir().join("redial-kubernetes-logs");
-        fs::create_dir_all(&kept)?;
-        for file in fs::read_dir(self.files.path())?.flatten().filter(|file| file.path().is_file()) {
-            fs::copy(file.path(), kept.join(file.file_name()))?;
-        }
-        Ok(kept)
-    }
-
-    /// Fails where a program of the cluster has ended.
-    pub fn check(&self) -> Result<()> {
-        self.control.check()?;
-        self.nodes.iter().try_for_each(Node::check)
     }
 }
 
@@ -254,7 +199,7 @@ impl Namespace<'_> {
 
     /// Applies documents; those that say no namespace are for this one.
     pub fn apply(&self, documents: &str) -> Result<()> {
-        with_documents(self.command(), "apply", documents)
+        with_documents(self.command(), &["apply"], documents).map(drop)
     }
 
     /// Waits as `kubectl wait --for=` does: `condition=Ready`, `delete`, `jsonpath={.status.phase}=Succeeded`.
@@ -291,13 +236,19 @@ impl Namespace<'_> {
         said.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
     }
 
+    /// Has what a pod of the tests' image runs end.
+    pub fn end(&self, pod: &str) {
+        // The command may end with its container, before it can say how that went.
+        drop(self.exec(pod, &["/pod", "end"]));
+    }
+
     pub fn logs(&self, pod: &str) -> Result<String> {
         self.kubectl(&["logs", pod])
     }
 
     /// Deletes what was applied, and waits until it is gone.
     pub fn take_back(&self, documents: &str) -> Result<()> {
-        with_documents(self.command(), "delete", documents)
+        with_documents(self.command(), TAKE_BACK, documents).map(drop)
     }
 
     /// Deletes an object and waits until it is gone.
@@ -348,7 +299,7 @@ pub fn pod(name: &str, node: &str, arguments: &[&str]) -> Value {
         "spec": {
             "nodeName": node,
             "terminationGracePeriodSeconds": 2,
-            "containers": [{"name": name, "image": POD, "args": arguments}],
+            "containers": [{"name": name, "image": *POD, "args": arguments}],
         },
     })
 }
@@ -367,10 +318,9 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Resul
     }
 }
 
-fn with_documents(mut kubectl: Command, verb: &str, documents: &str) -> Result<()> {
-    run_with(kubectl.args([verb, "--filename=-"]), documents)
-        .with_context(|| format!("kubectl {verb} of\n{documents}"))?;
-    Ok(())
+fn with_documents(mut kubectl: Command, words: &[&str], documents: &str) -> Result<String> {
+    run_with(kubectl.args(words).arg("--filename=-"), documents)
+        .with_context(|| format!("kubectl {} of\n{documents}", words.join(" ")))
 }
 
 fn run(command: &mut Command) -> Result<String> {
@@ -388,25 +338,22 @@ fn run_with(command: &mut Command, input: &str) -> Result<String> {
     drop(child.stdin.take().context("no stdin")?.write_all(input.as_bytes()));
     let output = child.wait_with_output()?;
     let (said, failure) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    // Without what leads to where the command runs.
-    let mut words = command.get_args();
-    words.by_ref().filter(|word| *word == "--").nth(1);
-    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
-    ensure!(output.status.success(), "{}: {}\n{failure}{said}", words.join(" "), output.status);
+    ensure!(output.status.success(), "{}\n{failure}{said}", output.status);
     Ok(said.into_owned())
 }
 
-/// The archives that `cargo xtask test` makes: redial's image and those of the tests' pods.
-fn images() -> Result<Vec<PathBuf>> {
-    let folder = std::env::var_os("REDIAL_IMAGES")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/image"), PathBuf::from);
-    let archives = ["pause", "pod", "redial"].map(|name| folder.join(format!("{name}.tar")));
-    for archive in &archives {
-        ensure!(
-            archive.is_file(),
-            "there is no {}; run these tests with `cargo xtask test --kubernetes`",
-            archive.display()
-        );
-    }
-    Ok(archives.into())
+/// A command behind the words that have it run somewhere.
+fn run_by(entry: &[OsString], program: impl AsRef<Path>) -> Command {
+    let mut words = entry.iter().map(OsString::as_os_str).chain([program.as_ref().as_os_str()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words).stdin(Stdio::null());
+    command
+}
+
+/// Whether a node is ready, and keeps no pods away.
+fn takes_pods(node: &Value) -> bool {
+    let is_ready = |one: &Value| one["type"] == "Ready" && one["status"] == "True";
+    let conditions = node["status"]["conditions"].as_array();
+    let taints = node["spec"]["taints"].as_array().map_or(0, Vec::len);
+    taints == 0 && conditions.is_some_and(|all| all.iter().any(is_ready))
 }

@@ -16,6 +16,9 @@ use std::process::Command;
 /// Where redial's image has its home.
 const REPOSITORY: &str = "ghcr.io/redial-dev/redial";
 
+/// The image that the tests' pods are made of.
+pub(crate) const POD: &str = "redial.test/pod:1";
+
 const SOURCE: &str = "https://github.com/redial-dev/redial";
 
 /// Sets up, builds, and says what there is.
@@ -49,7 +52,7 @@ pub(crate) fn reference() -> String {
 pub(crate) fn pods() -> Result<[PathBuf; 2]> {
     let program = program("redial-pod", "pod")?;
     Ok([
-        image("pod.tar", "redial.test/pod:1", &program, &["/pod"])?,
+        image("pod.tar", POD, &program, &["/pod"])?,
         image("pause.tar", "redial.test/pause:1", &program, &["/pod", "pause", "sandbox"])?,
     ])
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The test targets of the tests' package that need no Kubernetes.
@@ -39,6 +39,12 @@ pub(crate) struct Part {
 pub(crate) struct Args {
     #[command(flatten)]
     only: Part,
+    /// With --kubernetes: not a cluster of the tests' own, but the one of this file, for those tests that need only its API.
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
+    /// With --kubeconfig: where the cluster's nodes pull the images from. They have them already where this is not given.
+    #[arg(long, value_name = "PREFIX", requires = "kubeconfig")]
+    image_prefix: Option<String>,
     /// What `cargo test` is to be told: a filter, or options of its own, or after another `--` those of the tests.
     #[arg(last = true)]
     rest: Vec<OsString>,
@@ -49,6 +55,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let Part { unit, kernel, kubernetes, vm } = args.only;
     let all = !(unit || kernel || kubernetes || vm);
     let (unit, kernel, kubernetes) = (unit || all, kernel || all, kubernetes || all);
+    if let Some(kubeconfig) = &args.kubeconfig {
+        return on_given(kubeconfig, args);
+    }
     // Which tests those are is not for a filter to say.
     let vm = vm || all && args.rest.is_empty() && vm::can_run();
     if kernel || kubernetes {
@@ -76,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if kernel {
         // What is tested is what the image has.
         let redial = image::redial_program()?;
-        let mut tests = tests(KERNEL)?;
+        let mut tests = by_root(tests(KERNEL))?;
         tests.args(&args.rest).env("REDIAL_BIN", redial).env("ENVOY_BIN", setup::envoy::program()?);
         shell::run(&mut tests)?;
     }
@@ -84,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         image::redial()?;
         let pods = image::pods()?;
         let images = pods[0].parent().context("an image without a folder")?;
-        let mut tests = tests(&["kubernetes"])?;
+        let mut tests = by_root(tests(&["kubernetes"]))?;
         tests.args(&args.rest).env("REDIAL_IMAGES", images).env("REDIAL_BIN", image::redial_program()?);
         shell::run(tests.env("REDIAL_KUBERNETES", setup::kubernetes::folder()?))?;
     }
@@ -94,20 +103,48 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The tests run as root; cargo does not, so that it leaves no files of root's in the target folder.
-fn tests(targets: &[&str]) -> Result<Command> {
+/// Runs the tests that need no more of a cluster than its API. It needs neither root nor Kubernetes here, but kubectl.
+fn on_given(kubeconfig: &Path, args: &Args) -> Result<()> {
+    let kubeconfig = fs::canonicalize(kubeconfig)
+        .with_context(|| format!("--kubeconfig: cannot read {}", kubeconfig.display()))?;
+    shell::which("kubectl").context("--kubeconfig: there is no kubectl on PATH")?;
+    setup::to_build()?;
+    build_ebpf::run()?;
+    let [pod, _] = image::pods()?;
+    let mut tests = tests(&["kubernetes"]);
+    tests.args(&args.rest).env("REDIAL_KUBECONFIG", kubeconfig);
+    println!("the cluster's nodes need these images, or have to be able to pull them:");
+    for (image, archive) in [(image::reference(), image::redial()?), (image::POD.to_owned(), pod)] {
+        let name = match &args.image_prefix {
+            Some(prefix) => format!("{prefix}/{}", image.rsplit('/').next().unwrap_or(&image)),
+            None => image,
+        };
+        println!("  {name}  {}", archive.display());
+    }
+    if let Some(prefix) = &args.image_prefix {
+        tests.env("REDIAL_IMAGE_PREFIX", prefix);
+    }
+    shell::run(&mut tests)
+}
+
+fn tests(targets: &[&str]) -> Command {
     let mut cargo = shell::cargo("test");
     cargo.args(["--package", "redial-tests"]);
     cargo.args(targets.iter().flat_map(|target| ["--test", target]));
+    // The tests make namespaces, cgroups and load on one machine, so each has it to itself.
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        cargo.env("RUST_TEST_THREADS", "1");
+    }
+    cargo
+}
+
+/// The tests run as root; cargo does not, so that it leaves no files of root's in the target folder.
+fn by_root(mut cargo: Command) -> Result<Command> {
     if !shell::is_root()? {
         // sudo sets a PATH of its own, which lacks what the user installed.
         let path = std::env::var("PATH").context("PATH")?;
         let runner = format!("['sudo', '-E', 'env', 'PATH={path}']");
         cargo.arg("--config").arg(format!("target.'cfg(all())'.runner={runner}"));
-    }
-    // The tests make namespaces, cgroups and load on one machine, so each has it to itself.
-    if std::env::var_os("RUST_TEST_THREADS").is_none() {
-        cargo.env("RUST_TEST_THREADS", "1");
     }
     Ok(cargo)
 }

@@ -7,6 +7,7 @@
 //! | `pod ask ADDRESS...` | makes requests or connections, one line of JSON each; see [`ask`] |
 //! | `pod list PATH` | a folder and all folders below it, one a line |
 //! | `pod read PATH...` | what is in files |
+//! | `pod end` | ends what its container runs, as a kubelet does |
 
 #![expect(clippy::print_stdout, reason = "a test reads what its pod says")]
 
@@ -20,12 +21,13 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (command, rest) = arguments.split_first().context("usage: pod pause|serve|ask|list|read ...")?;
+    let (command, rest) = arguments.split_first().context("usage: pod pause|serve|ask|list|read|end ...")?;
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD].into_iter().collect();
     // The first process of a container gets no signal that it does not ask for.
     signals.thread_block()?;
@@ -45,6 +47,7 @@ fn main() -> Result<()> {
         "ask" => ask::run(rest),
         "list" => rest.iter().try_for_each(|path| list(Path::new(path))),
         "read" => rest.iter().try_for_each(|path| read(path)),
+        "end" => Ok(kill(Pid::from_raw(1), Signal::SIGTERM)?),
         other => bail!("there is no `{other}`"),
     }
 }

@@ -9,9 +9,13 @@ use anyhow::{Result, ensure};
 
 use super::pki::Pki;
 use super::place::Place;
-use super::{PATIENCE, POLL, Programs, SERVICES, run};
+use super::programs::Programs;
+use super::{PATIENCE, POLL, run};
 
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 100);
+
+/// The addresses of Services.
+const SERVICES: &str = "10.96.0.0/16";
 
 /// The first address of [`SERVICES`], by which pods know the API server.
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);

@@ -16,9 +16,16 @@ use serde_json::json;
 use super::control_plane::{self, BRIDGE};
 use super::pki::Pki;
 use super::place::{Place, RUN};
-use super::{PATIENCE, PAUSE, PODS, POLL, Pod, Programs, run};
+use super::programs::Programs;
+use super::{PATIENCE, POLL, Pod, run};
 use crate::netns::Netns;
 use crate::world::helper;
+
+/// The image of what holds a pod's namespaces.
+const PAUSE: &str = "redial.test/pause:1";
+
+/// The addresses of all pods.
+const PODS: &str = "10.244.0.0/16";
 
 /// The namespace of kubelet's containers.
 const KUBELET: &str = "k8s.io";

@@ -1,6 +1,7 @@
 //! Where a node or the control plane lives: a network, mount and cgroup namespace, and a cgroup that its processes
 //! never leave.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::subtree::Subtree;
-use super::{PATIENCE, POLL};
+use super::{PATIENCE, POLL, run_by};
 use crate::netns::Netns;
 
 /// What a place's processes see as their own, in memory: gone with the last of them.
@@ -99,14 +100,19 @@ impl Place {
         })
     }
 
+    /// The words before a command that has it run here.
+    pub(super) fn entry(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = ["sh", "-c", ENTER, "sh"].map(OsString::from).into();
+        words.extend(self.subtree.roots().map(|(_, root)| root.into()));
+        let holder = self.holder.id().to_string();
+        words.extend(["--", "nsenter", "--mount", "--cgroup", "--target", &holder].map(OsString::from));
+        words.extend([format!("--net={}", self.netns.path().display()).into(), "--".into()]);
+        words
+    }
+
     /// A command that runs here.
     pub(super) fn command(&self, program: impl AsRef<Path>) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", ENTER, "sh"]).args(self.subtree.roots().map(|(_, root)| root));
-        command.args(["--", "nsenter", "--mount", "--cgroup", "--target", &self.holder.id().to_string()]);
-        command.arg(format!("--net={}", self.netns.path().display()));
-        command.arg("--").arg(program.as_ref()).stdin(Stdio::null());
-        command
+        run_by(&self.entry(), program)
     }
 
     /// Sends a signal to what was started under this name.

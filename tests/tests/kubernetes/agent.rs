@@ -1,80 +1,40 @@
-//! redial as a node's agent: who is enrolled, what becomes of their requests, and policies of the API.
+//! redial as a node's agent: what becomes of requests while pods, agents and the API server come and go, and policies of the API.
 
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use redial_tests::cluster::{Cluster, Namespace, POD, REDIAL, pod, until};
+use redial_tests::cluster::{Namespace, OwnCluster, POD, REDIAL, pod, until};
 use serde_json::{Value, json};
 
-use crate::Test;
+use crate::shipped::{client, policy};
+use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] = &[
-    ("agent::enrolled_pods_are_served", enrolled_pods_are_served),
-    ("agent::containers_that_connect_at_once_are_served", containers_that_connect_at_once_are_served),
-    ("agent::policies_of_the_api_are_in_force_and_say_so", policies_of_the_api_are_in_force_and_say_so),
-    ("agent::without_an_api_server_the_last_state_holds", without_an_api_server_the_last_state_holds),
-    ("agent::agents_come_and_go_without_a_failed_request", agents_come_and_go_without_a_failed_request),
+    (
+        "agent::containers_that_connect_at_once_are_served",
+        Run::Own(containers_that_connect_at_once_are_served),
+    ),
+    (
+        "agent::policies_of_the_api_are_in_force_and_say_so",
+        Run::Own(policies_of_the_api_are_in_force_and_say_so),
+    ),
+    (
+        "agent::without_an_api_server_the_last_state_holds",
+        Run::Own(without_an_api_server_the_last_state_holds),
+    ),
+    (
+        "agent::agents_come_and_go_without_a_failed_request",
+        Run::Own(agents_come_and_go_without_a_failed_request),
+    ),
 ];
 
 /// What every request gets without redial: an answer that is retried.
 const FAILS: &[&str] = &["serve", "80", "unavailable=1000000"];
 
-/// Pods that are there before the agent and pods that come later; what pods and namespaces say, and change.
-fn enrolled_pods_are_served(cluster: &Cluster) -> Result<()> {
-    let namespace = cluster.namespace("agent")?;
-    let clients = cluster.namespace("agent-clients")?;
-    let address = serves(&namespace)?;
-    client(&namespace, "early", Some("true"))?;
-    client(&namespace, "apart", Some("false"))?;
-    client(&clients, "silent", None)?;
-    let _agents = start(&namespace, &[retries()])?;
-    client(&namespace, "late", Some("true"))?;
-
-    let attempts = |of: &Namespace<'_>, name: &str| attempts(&namespace, of, name, &address);
-    let becomes = |of: &Namespace<'_>, name: &str, expected: usize| {
-        until(&format!("{name} has {expected} attempts"), || match attempts(of, name)? {
-            made if made == expected => Ok(Some(())),
-            made => bail!("{made} attempts\n{}", said(&namespace)?),
-        })
-    };
-    becomes(&namespace, "early", 3)?;
-    becomes(&namespace, "late", 3)?;
-    assert_eq!(attempts(&namespace, "apart")?, 1);
-    assert_eq!(attempts(&clients, "silent")?, 1);
-
-    // What is said later holds from then on.
-    cluster.kubectl(&["label", "namespace", clients.name(), "redial.dev/enroll=true"])?;
-    becomes(&clients, "silent", 3)?;
-    clients.kubectl(&["annotate", "pod", "silent", "redial.dev/enroll=false"])?;
-    becomes(&clients, "silent", 1)?;
-    clients.kubectl(&["annotate", "--overwrite", "pod", "silent", "redial.dev/enroll=true"])?;
-    becomes(&clients, "silent", 3)?;
-
-    // Of the node's network nothing but the pod's own sockets is taken.
-    let mut host = enrolled("host");
-    host["spec"]["hostNetwork"] = true.into();
-    namespace.apply(&host.to_string())?;
-    namespace.wait("pod/host", "condition=Ready")?;
-    becomes(&namespace, "host", 3)?;
-    let mut apart = pod("host-apart", "node1", &["pause"]);
-    apart["spec"]["hostNetwork"] = true.into();
-    namespace.apply(&apart.to_string())?;
-    namespace.wait("pod/host-apart", "condition=Ready")?;
-    assert_eq!(attempts(&namespace, "host-apart")?, 1);
-
-    // A container that starts again is in the same pod.
-    let early = namespace.find("early")?;
-    let node = cluster.nodes().first().context("no node")?;
-    node.kill(&early)?;
-    namespace.wait("pod/early", "jsonpath={.status.containerStatuses[0].restartCount}=1")?;
-    namespace.wait("pod/early", "condition=Ready")?;
-    becomes(&namespace, "early", 3)
-}
-
 /// The first thing that these pods do is to ask: an init container, and then another.
-fn containers_that_connect_at_once_are_served(cluster: &Cluster) -> Result<()> {
+fn containers_that_connect_at_once_are_served(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("at-once")?;
     let address = serves(&namespace)?;
     let _agents = start(&namespace, &[retries()])?;
@@ -82,7 +42,7 @@ fn containers_that_connect_at_once_are_served(cluster: &Cluster) -> Result<()> {
     let pods = 5;
     for number in 0..pods {
         let mut pod = enrolled(&format!("client-{number}"));
-        pod["spec"]["initContainers"] = json!([{"name": "first", "image": POD, "args": ["ask", address]}]);
+        pod["spec"]["initContainers"] = json!([{"name": "first", "image": *POD, "args": ["ask", address]}]);
         pod["spec"]["containers"][0]["args"] = json!(["ask", address]);
         pod["spec"]["restartPolicy"] = "Never".into();
         namespace.apply(&pod.to_string())?;
@@ -96,10 +56,10 @@ fn containers_that_connect_at_once_are_served(cluster: &Cluster) -> Result<()> {
 }
 
 /// A kind whose definition comes later than the agent, an object that is wrong, and what their status says.
-fn policies_of_the_api_are_in_force_and_say_so(cluster: &Cluster) -> Result<()> {
+fn policies_of_the_api_are_in_force_and_say_so(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("policies")?;
     let address = serves(&namespace)?;
-    client(&namespace, "client", Some("true"))?;
+    client(&namespace, "client")?;
     let _agents = start(&namespace, &[])?;
     let becomes = |expected: usize| {
         until(&format!("{expected} attempts"), || {
@@ -168,7 +128,7 @@ fn policies_of_the_api_are_in_force_and_say_so(cluster: &Cluster) -> Result<()> 
 }
 
 /// An API server that does not answer for a while changes nothing, and afterwards pods are enrolled again.
-fn without_an_api_server_the_last_state_holds(cluster: &Cluster) -> Result<()> {
+fn without_an_api_server_the_last_state_holds(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("away")?;
     let address = serves(&namespace)?;
     let _agents = start(&namespace, &[retries()])?;
@@ -183,7 +143,7 @@ fn without_an_api_server_the_last_state_holds(cluster: &Cluster) -> Result<()> {
     cluster.signal("kube-apiserver", Signal::SIGCONT)?;
     let after = until("the API server answers", || lines("busy").map(Some))?;
     ensure!(after > before + 20, "{before} requests, then {after}");
-    client(&namespace, "later", Some("true"))?;
+    client(&namespace, "later")?;
     namespace.delete("pod/busy")?;
     let made = lines("server")?;
     ensure!(made >= 3 * after, "{made} attempts of {after} requests or more");
@@ -194,7 +154,7 @@ fn without_an_api_server_the_last_state_holds(cluster: &Cluster) -> Result<()> {
 }
 
 /// Requests go on while agents are rolled, killed and deleted. What goes direct meets no failure here.
-fn agents_come_and_go_without_a_failed_request(cluster: &Cluster) -> Result<()> {
+fn agents_come_and_go_without_a_failed_request(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("rolling")?;
     let server = namespace.pod("server", "node2", &["serve", "80"])?;
     let address = format!("{}:80", server.address);
@@ -258,15 +218,6 @@ fn enrolled(name: &str) -> Value {
     pod
 }
 
-fn client(namespace: &Namespace<'_>, name: &str, enroll: Option<&str>) -> Result<()> {
-    let mut pod = pod(name, "node1", &["pause"]);
-    if let Some(word) = enroll {
-        pod["metadata"]["labels"]["redial.dev/enroll"] = word.into();
-    }
-    namespace.apply(&pod.to_string())?;
-    namespace.wait(&format!("pod/{name}"), "condition=Ready")
-}
-
 /// How often the server was asked for one request of a pod.
 fn attempts(servers: &Namespace<'_>, of: &Namespace<'_>, name: &str, address: &str) -> Result<usize> {
     let before = servers.logs("server")?.lines().count();
@@ -282,10 +233,6 @@ fn said(namespace: &Namespace<'_>) -> Result<String> {
 /// Of every request that fails, within any budget.
 fn retries() -> Value {
     policy("all", &json!({"http": {}, "budget": {"percent": 100, "minPerSecond": 1000}}))
-}
-
-fn policy(name: &str, spec: &Value) -> Value {
-    json!({"apiVersion": "redial.dev/v1alpha1", "kind": "RetryPolicy", "metadata": {"name": name}, "spec": spec})
 }
 
 /// A kind that takes anything, as redial has to expect.
@@ -368,7 +315,7 @@ fn deployment(namespace: &str, policies: &[Value]) -> Vec<Value> {
                         "terminationGracePeriodSeconds": 5,
                         "containers": [{
                             "name": "redial",
-                            "image": REDIAL,
+                            "image": *REDIAL,
                             "args": ["run", "--kubernetes", "--config", "/policies", "--drain-timeout", "3s"],
                             "env": [
                                 field("NODE_NAME", "spec.nodeName"),

@@ -11,14 +11,14 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::{SysconfVar, sysconf};
 use redial_tests::agent::binary;
 use redial_tests::cgroup::Cgroup;
-use redial_tests::cluster::{Cluster, Namespace, until};
+use redial_tests::cluster::{Namespace, OwnCluster, until};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use crate::Test;
+use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] =
-    &[("churn::a_thousand_pods_leave_nothing_behind", a_thousand_pods_leave_nothing_behind)];
+    &[("churn::a_thousand_pods_leave_nothing_behind", Run::Own(a_thousand_pods_leave_nothing_behind))];
 
 const ROUNDS: usize = 10;
 const PODS: usize = 100;
@@ -30,7 +30,7 @@ const MORE_MEMORY: u64 = 16 << 20;
 /// The agent, in the control plane's place.
 struct Agent<'a> {
     child: Child,
-    cluster: &'a Cluster,
+    cluster: &'a OwnCluster,
 }
 
 /// What it has.
@@ -42,7 +42,7 @@ struct Holds {
     cpu: Duration,
 }
 
-fn a_thousand_pods_leave_nothing_behind(cluster: &Cluster) -> Result<()> {
+fn a_thousand_pods_leave_nothing_behind(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("churn")?;
     let kubepods = Cgroup::at(&cluster.cgroup().join("kubepods"))?;
     let burstable = kubepods.child("burstable")?;

@@ -3,23 +3,24 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
-use redial_tests::bpf::Objects;
-use redial_tests::cluster::{Cluster, Namespace, Pod, until};
+use redial_tests::cluster::{Cluster, Namespace, OwnCluster, Pod, until};
 use redial_tests::netns::loopback_listeners;
 use serde_json::{Value, json};
 
-use crate::Test;
-use crate::shipped::{Shipped, client, manifest, policy};
+use crate::shipped::{Shipped, client, deploy, manifest, policy};
+use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] = &[
-    ("deploy::the_manifest_installs_retries_and_leaves", the_manifest_installs_retries_and_leaves),
-    ("deploy::the_shipped_seccomp_profile_is_enough", the_shipped_seccomp_profile_is_enough),
+    ("deploy::the_manifest_installs_retries_and_leaves", Run::Api(the_manifest_installs_retries_and_leaves)),
+    ("deploy::nothing_is_left_on_the_nodes", Run::Own(nothing_is_left_on_the_nodes)),
+    ("deploy::the_shipped_seccomp_profile_is_enough", Run::Own(the_shipped_seccomp_profile_is_enough)),
 ];
 
 /// Installs, sees requests retried as objects of the API say, sees what is wrong refused, and takes all away again.
 fn the_manifest_installs_retries_and_leaves(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("deploy")?;
-    let server = namespace.pod("server", "node2", &["serve", "80", "unavailable=1000000"])?;
+    let server =
+        namespace.pod("server", namespace.cluster().far(), &["serve", "80", "unavailable=1000000"])?;
     let address = format!("{}:80", server.address);
     client(&namespace, "client")?;
     let attempts = || {
@@ -41,15 +42,14 @@ fn the_manifest_installs_retries_and_leaves(cluster: &Cluster) -> Result<()> {
 
     namespace.apply(&policy("retries", &json!({"http": {"numRetries": 4}})).to_string())?;
     becomes(5)?;
-    let object = until("it is programmed on both nodes", || {
-        let object = namespace.get(&["retrypolicy", "retries"])?;
-        Ok((condition(&object, "Programmed")["status"] == "True").then_some(object))
-    })?;
-    assert_eq!(condition(&object, "Accepted")["status"], "True", "{object}");
-    assert_eq!(object["status"]["nodes"], "2/2", "{object}");
+    let object = shipped.has_in_force(&namespace, "retries")?;
+    for kind in ["Accepted", "Programmed"] {
+        assert_eq!(condition(&object, kind)["status"], "True", "{object}");
+    }
     let printed = namespace.kubectl(&["get", "rp", "retries", "--no-headers"])?;
     let columns: Vec<_> = printed.split_whitespace().take(4).collect();
-    assert_eq!(columns, ["retries", "True", "True", "2/2"]);
+    assert_eq!(columns[..3], ["retries", "True", "True"]);
+    assert_eq!(object["status"]["nodes"], columns[3], "{object}");
 
     refused_by_the_api_server(&namespace)?;
     // What a schema cannot say, the agents do.
@@ -69,15 +69,23 @@ fn the_manifest_installs_retries_and_leaves(cluster: &Cluster) -> Result<()> {
     shipped.restart()?;
     becomes(5)?;
 
-    let objects = shipped.objects(cluster.nodes())?;
-    ensure!(!listens_on_loopback(cluster, &namespace.find("client")?)?.is_empty(), "no engine in the client");
     drop(shipped);
+    let left = cluster.present(&manifest()?)?;
+    ensure!(left.is_empty(), "{left}");
     assert_eq!(attempts()?, 1);
-    leaves_nothing(cluster, &namespace, &objects)
+    Ok(())
 }
 
 /// The nodes are as they were, and the pods that were enrolled.
-fn leaves_nothing(cluster: &Cluster, namespace: &Namespace<'_>, objects: &Objects) -> Result<()> {
+fn nothing_is_left_on_the_nodes(cluster: &OwnCluster) -> Result<()> {
+    let namespace = cluster.namespace("leaves")?;
+    client(&namespace, "client")?;
+    let shipped = Shipped::install(cluster)?;
+    until("an engine in the client", || {
+        Ok((!listens_on_loopback(cluster, &namespace.find("client")?)?.is_empty()).then_some(()))
+    })?;
+    let objects = shipped.objects(cluster.nodes())?;
+    drop(shipped);
     objects.wait_gone()?;
     for node in cluster.nodes() {
         let listed = node.run_here("find").args(["/run/redial", "-mindepth", "1"]).output()?;
@@ -89,20 +97,20 @@ fn leaves_nothing(cluster: &Cluster, namespace: &Namespace<'_>, objects: &Object
 }
 
 /// The listeners on 127.0.0.1 in a pod's network.
-fn listens_on_loopback(cluster: &Cluster, pod: &Pod) -> Result<Vec<u16>> {
+fn listens_on_loopback(cluster: &OwnCluster, pod: &Pod) -> Result<Vec<u16>> {
     let processes = cluster.node_of(pod)?.processes(pod)?;
     loopback_listeners(&processes.first().context("no process")?.to_string())
 }
 
 /// With the profile of `deploy/seccomp.json` in the place of the runtime's, agents start, answer, retry and are replaced.
-fn the_shipped_seccomp_profile_is_enough(cluster: &Cluster) -> Result<()> {
+fn the_shipped_seccomp_profile_is_enough(cluster: &OwnCluster) -> Result<()> {
     const PROFILE: &str = "redial.json";
-    let profile = fs::read_to_string(manifest().with_file_name("seccomp.json"))?;
+    let profile = fs::read_to_string(deploy().join("seccomp.json"))?;
     for node in cluster.nodes() {
         node.add_seccomp_profile(PROFILE, &profile)?;
     }
     let runtimes = "type: RuntimeDefault";
-    let documents = fs::read_to_string(manifest())?;
+    let documents = manifest()?;
     ensure!(documents.matches(runtimes).count() == 1, "not one {runtimes} in the manifest");
     let localhost = format!("{{type: Localhost, localhostProfile: {PROFILE}}}");
     let documents = documents.replace(
@@ -127,7 +135,8 @@ fn the_shipped_seccomp_profile_is_enough(cluster: &Cluster) -> Result<()> {
 }
 
 fn retries_under_a_policy(namespace: &Namespace<'_>, shipped: &Shipped<'_>) -> Result<()> {
-    let server = namespace.pod("server", "node2", &["serve", "80", "unavailable=1000000"])?;
+    let server =
+        namespace.pod("server", namespace.cluster().far(), &["serve", "80", "unavailable=1000000"])?;
     namespace.apply(&policy("retries", &json!({"http": {"numRetries": 4}})).to_string())?;
     client(namespace, "client")?;
     until("5 attempts", || {

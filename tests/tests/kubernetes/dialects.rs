@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use redial_tests::cluster::{Cluster, Namespace, until};
 use serde_json::{Value, json};
 
-use crate::Test;
 use crate::shipped::{Shipped, client, service};
+use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] =
-    &[("dialects::objects_of_every_system_are_in_force", objects_of_every_system_are_in_force)];
+    &[("dialects::objects_of_every_system_are_in_force", Run::Api(objects_of_every_system_are_in_force))];
 
 /// The other systems' kinds. They come later than the agents.
 const DEFINITIONS: &[&str] = &[
@@ -279,7 +279,7 @@ spec:
 /// System after system: its objects hold and what is wrong beside them is told, until they are deleted.
 fn objects_of_every_system_are_in_force(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("dialects")?;
-    namespace.pod("server", "node2", &["serve", "80", "unavailable=1000000"])?;
+    namespace.pod("server", cluster.far(), &["serve", "80", "unavailable=1000000"])?;
     let address = service(&namespace, "web", &json!({"app": "server"}))?;
     client(&namespace, "client")?;
     let shipped = Shipped::install(cluster)?;
@@ -412,32 +412,25 @@ impl World<'_> {
 }
 
 /// The other systems' kinds. Drop deletes them, and every object with them.
-struct Definitions<'a>(&'a Cluster, Vec<String>);
+struct Definitions<'a>(&'a Cluster);
 
 impl<'a> Definitions<'a> {
     fn install(cluster: &'a Cluster) -> Result<Self> {
-        let known = names(cluster)?;
-        let mut definitions = Self(cluster, Vec::new());
-        for documents in DEFINITIONS {
-            cluster.apply(documents)?;
+        let all = DEFINITIONS.join("\n---\n");
+        // Those that there are already are somebody's.
+        let there = cluster.present(&all)?;
+        ensure!(there.is_empty(), "the cluster has kinds already that this test makes and deletes:\n{there}");
+        let definitions = Self(cluster);
+        cluster.apply(&all)?;
+        for name in cluster.present(&all)?.lines() {
+            cluster.wait(name, "condition=Established")?;
         }
-        definitions.1 = names(cluster)?.into_iter().filter(|name| !known.contains(name)).collect();
-        definitions
-            .1
-            .iter()
-            .try_for_each(|name| cluster.wait(&format!("crd/{name}"), "condition=Established"))?;
         Ok(definitions)
     }
 }
 
 impl Drop for Definitions<'_> {
     fn drop(&mut self) {
-        let names = self.1.iter().map(String::as_str);
-        drop(self.0.kubectl(&["delete", "crd"].into_iter().chain(names).collect::<Vec<_>>()));
+        drop(self.0.take_back(&DEFINITIONS.join("\n---\n")));
     }
-}
-
-fn names(cluster: &Cluster) -> Result<Vec<String>> {
-    let list = cluster.kubectl(&["get", "crd", "--output=jsonpath={.items[*].metadata.name}"])?;
-    Ok(list.split_whitespace().map(str::to_owned).collect())
 }

@@ -2,6 +2,9 @@
 //!
 //! To start a cluster takes longer than most tests, so they share one, and what runs them is here. A test is a function
 //! of its file's `TESTS`, gets the cluster, and makes a namespace for what is its own.
+//!
+//! With `REDIAL_KUBECONFIG` it is the cluster that the file names, for the tests that need no more than its API. They touch
+//! nothing there but what they have made, and delete that.
 
 #![expect(
     clippy::print_stdout,
@@ -13,6 +16,8 @@ mod agent;
 mod churn;
 mod deploy;
 mod dialects;
+mod enrolment;
+mod given;
 mod restart;
 mod rig;
 mod rolling;
@@ -20,16 +25,27 @@ mod services;
 mod shipped;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use redial_tests::cluster::Cluster;
+use anyhow::{Context, Result, bail, ensure};
+use redial_tests::cluster::{Cluster, OwnCluster};
 
-type Test = (&'static str, fn(&Cluster) -> Result<()>);
+/// What a test is run on.
+#[derive(Clone, Copy)]
+enum Run {
+    /// Any cluster: it needs only the API.
+    Api(fn(&Cluster) -> Result<()>),
+    /// One of the tests' own: it looks into nodes and the control plane, or ends something there.
+    Own(fn(&OwnCluster) -> Result<()>),
+}
+
+type Test = (&'static str, Run);
 
 const TESTS: &[&[Test]] = &[
     rig::TESTS,
+    enrolment::TESTS,
     agent::TESTS,
     churn::TESTS,
     services::TESTS,
@@ -37,6 +53,7 @@ const TESTS: &[&[Test]] = &[
     deploy::TESTS,
     rolling::TESTS,
     restart::TESTS,
+    given::TESTS,
 ];
 
 /// As the usual harness is called: words that are part of a test's name, `--exact`, `--skip WORD`, `--list`.
@@ -65,7 +82,11 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    match run(&tests) {
+    let result = match std::env::var_os("REDIAL_KUBECONFIG") {
+        Some(kubeconfig) => run_on_given(Path::new(&kubeconfig), &tests),
+        None => run(&tests),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -74,22 +95,56 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the tests one after the other, and looks at the end that the machine is as it was.
+/// Runs the tests on a cluster of their own, and looks at the end that the machine is as it was.
 fn run(tests: &[&Test]) -> Result<()> {
     let before = rig::Machine::look()?;
     let start = Instant::now();
-    let cluster = Cluster::start(2).context("starting a cluster")?;
+    let cluster = OwnCluster::start(2).context("starting a cluster")?;
     println!("\nrunning {} tests; the cluster took {:.1?}", tests.len(), start.elapsed());
-    let failed: Vec<_> = tests.iter().filter(|(name, test)| !passes(name, || test(&cluster))).collect();
-    if !failed.is_empty() {
+    let is_good = all_pass(&cluster, tests, |name, run| match run {
+        Run::Api(test) => passes(name, || test(&cluster)),
+        Run::Own(test) => passes(name, || test(&cluster)),
+    });
+    if !is_good {
         println!("what the cluster said is in {}", cluster.keep_logs()?.display());
         cluster.check().unwrap_or_else(|ended| println!("{ended:#}"));
     }
     let start = Instant::now();
     drop(cluster);
     println!("it was gone after {:.1?}", start.elapsed());
-    let clean = passes("nothing_is_left", || before.is_as_it_was());
-    if failed.is_empty() && clean { Ok(()) } else { bail!("tests failed") }
+    let is_clean = passes("nothing_is_left", || before.is_as_it_was());
+    if is_good && is_clean { Ok(()) } else { bail!("tests failed") }
+}
+
+/// Runs those that can run on the cluster of a kubeconfig, and names the others.
+fn run_on_given(kubeconfig: &Path, tests: &[&Test]) -> Result<()> {
+    let (api, own): (Vec<&Test>, Vec<&Test>) =
+        tests.iter().copied().partition(|(_, run)| matches!(run, Run::Api(_)));
+    for (name, _) in &own {
+        println!("test {name} ... ignored, it needs a cluster of the tests' own");
+    }
+    ensure!(!api.is_empty(), "none of these tests can run on a cluster that is there already");
+    let cluster =
+        Cluster::given(kubeconfig).with_context(|| format!("the cluster of {}", kubeconfig.display()))?;
+    println!(
+        "\nrunning {} tests on the nodes {}; {} are ignored",
+        api.len(),
+        cluster.names().join(", "),
+        own.len()
+    );
+    let is_good = passes("given::the_images_are_there", || given::has_images(&cluster))
+        && all_pass(&cluster, &api, |name, run| match run {
+            Run::Api(test) => passes(name, || test(&cluster)),
+            Run::Own(_) => false,
+        });
+    if is_good { Ok(()) } else { bail!("tests failed") }
+}
+
+/// Runs them one after the other, and looks at the end that the API has no more than before.
+fn all_pass(cluster: &Cluster, tests: &[&Test], passes_on: impl Fn(&str, Run) -> bool) -> bool {
+    let before = given::Objects::look(cluster);
+    let failed = tests.iter().filter(|(name, run)| !passes_on(name, *run)).count();
+    passes("nothing_is_left_in_the_api", || before?.are_as_before(cluster)) && failed == 0
 }
 
 fn passes(name: &str, test: impl FnOnce() -> Result<()>) -> bool {

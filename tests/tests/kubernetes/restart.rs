@@ -1,18 +1,18 @@
 //! A node that loses all that runs on it, and comes back.
 
 use anyhow::{Context, Result, ensure};
-use redial_tests::cluster::{Cluster, until};
+use redial_tests::cluster::{OwnCluster, until};
 use serde_json::json;
 
-use crate::Test;
 use crate::shipped::{Shipped, client, policy};
+use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] = &[(
     "restart::a_node_that_comes_back_has_its_pods_enrolled",
-    a_node_that_comes_back_has_its_pods_enrolled,
+    Run::Own(a_node_that_comes_back_has_its_pods_enrolled),
 )];
 
-fn a_node_that_comes_back_has_its_pods_enrolled(cluster: &Cluster) -> Result<()> {
+fn a_node_that_comes_back_has_its_pods_enrolled(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("restart")?;
     let shipped = Shipped::install(cluster)?;
     let server = namespace.pod("server", "node2", &["serve", "80", "unavailable=1000000"])?;

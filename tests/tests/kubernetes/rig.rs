@@ -7,22 +7,22 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 use redial_tests::cgroup;
-use redial_tests::cluster::{Cluster, POD, REDIAL, pod, until};
+use redial_tests::cluster::{OwnCluster, POD, REDIAL, pod, until};
 use serde_json::{Value, json};
 
-use crate::Test;
+use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] = &[
-    ("rig::both_nodes_are_ready", both_nodes_are_ready),
-    ("rig::pods_of_two_nodes_reach_each_other", pods_of_two_nodes_reach_each_other),
-    ("rig::servers_fail_as_they_are_told", servers_fail_as_they_are_told),
-    ("rig::a_killed_container_starts_again", a_killed_container_starts_again),
-    ("rig::redials_image_runs", redials_image_runs),
-    ("rig::redial_in_a_pod_serves_another_pod", redial_in_a_pod_serves_another_pod),
-    ("rig::a_node_agent_sees_every_pods_cgroup", a_node_agent_sees_every_pods_cgroup),
+    ("rig::both_nodes_are_ready", Run::Own(both_nodes_are_ready)),
+    ("rig::pods_of_two_nodes_reach_each_other", Run::Own(pods_of_two_nodes_reach_each_other)),
+    ("rig::servers_fail_as_they_are_told", Run::Own(servers_fail_as_they_are_told)),
+    ("rig::a_killed_container_starts_again", Run::Own(a_killed_container_starts_again)),
+    ("rig::redials_image_runs", Run::Own(redials_image_runs)),
+    ("rig::redial_in_a_pod_serves_another_pod", Run::Own(redial_in_a_pod_serves_another_pod)),
+    ("rig::a_node_agent_sees_every_pods_cgroup", Run::Own(a_node_agent_sees_every_pods_cgroup)),
 ];
 
-fn both_nodes_are_ready(cluster: &Cluster) -> Result<()> {
+fn both_nodes_are_ready(cluster: &OwnCluster) -> Result<()> {
     let nodes = cluster.get(&["nodes"])?;
     let nodes = nodes["items"].as_array().context("no nodes")?;
     assert_eq!(nodes.len(), 2);
@@ -36,7 +36,7 @@ fn both_nodes_are_ready(cluster: &Cluster) -> Result<()> {
 }
 
 /// By address and by a Service's.
-fn pods_of_two_nodes_reach_each_other(cluster: &Cluster) -> Result<()> {
+fn pods_of_two_nodes_reach_each_other(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("reach")?;
     let server = namespace.pod("server", "node2", &["serve", "80"])?;
     namespace.kubectl(&["expose", "pod", "server", "--port=8080", "--target-port=80"])?;
@@ -57,7 +57,7 @@ fn pods_of_two_nodes_reach_each_other(cluster: &Cluster) -> Result<()> {
     })
 }
 
-fn servers_fail_as_they_are_told(cluster: &Cluster) -> Result<()> {
+fn servers_fail_as_they_are_told(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("failing")?;
     let server = namespace.pod("server", "node2", &["serve", "80", "reset=1", "hang=1", "unavailable=2"])?;
     namespace.pod("client", "node1", &["pause"])?;
@@ -71,7 +71,7 @@ fn servers_fail_as_they_are_told(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn a_killed_container_starts_again(cluster: &Cluster) -> Result<()> {
+fn a_killed_container_starts_again(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("killed")?;
     let server = namespace.pod("server", "node1", &["pause"])?;
     let node = cluster.nodes().first().context("no node")?;
@@ -82,10 +82,10 @@ fn a_killed_container_starts_again(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn redials_image_runs(cluster: &Cluster) -> Result<()> {
+fn redials_image_runs(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("image")?;
     let mut pod = pod("redial", "node1", &["--version"]);
-    pod["spec"]["containers"][0]["image"] = REDIAL.into();
+    pod["spec"]["containers"][0]["image"] = REDIAL.as_str().into();
     pod["spec"]["restartPolicy"] = "Never".into();
     namespace.apply(&pod.to_string())?;
     namespace.wait("pod/redial", "jsonpath={.status.phase}=Succeeded")?;
@@ -94,7 +94,7 @@ fn redials_image_runs(cluster: &Cluster) -> Result<()> {
 }
 
 /// The programs load in a privileged pod, and attach to a cgroup that is mounted there.
-fn redial_in_a_pod_serves_another_pod(cluster: &Cluster) -> Result<()> {
+fn redial_in_a_pod_serves_another_pod(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("served")?;
     let server = namespace.pod("server", "node2", &["serve", "80", "unavailable=2"])?;
     let client = namespace.pod("client", "node1", &["pause"])?;
@@ -118,7 +118,7 @@ fn redial_in_a_pod_serves_another_pod(cluster: &Cluster) -> Result<()> {
     let mut agent = pod("redial", &client.node, &["run", "--config", "/policies", "--cgroup", &cgroup]);
     agent["spec"]["hostNetwork"] = true.into();
     agent["spec"]["hostPID"] = true.into();
-    agent["spec"]["containers"][0]["image"] = REDIAL.into();
+    agent["spec"]["containers"][0]["image"] = REDIAL.as_str().into();
     agent["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
     agent["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "cgroup", "mountPath": "/host/cgroup"}, {"name": "policies", "mountPath": "/policies"}]);
     agent["spec"]["volumes"] = json!([
@@ -142,7 +142,7 @@ fn redial_in_a_pod_serves_another_pod(cluster: &Cluster) -> Result<()> {
 
 /// A pod of the node's network and process table, with the node's cgroups mounted, finds every other pod's cgroup by
 /// its UID, and in it processes that it sees.
-fn a_node_agent_sees_every_pods_cgroup(cluster: &Cluster) -> Result<()> {
+fn a_node_agent_sees_every_pods_cgroup(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("agents")?;
     let pods = [
         namespace.pod("one", "node1", &["pause"])?,
@@ -208,7 +208,7 @@ fn agents() -> Value {
                     "terminationGracePeriodSeconds": 2,
                     "containers": [{
                         "name": "agent",
-                        "image": POD,
+                        "image": *POD,
                         "args": ["pause"],
                         "securityContext": {"privileged": true},
                         "volumeMounts": [{"name": "cgroup", "mountPath": "/host/cgroup", "readOnly": true}],

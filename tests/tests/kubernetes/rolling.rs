@@ -3,15 +3,14 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
-use redial_tests::cluster::{Cluster, Namespace, Node, POD, until};
+use redial_tests::cluster::{Cluster, Namespace, POD, until};
 use serde_json::{Value, json};
 
-use crate::Test;
 use crate::shipped::{Shipped, enrolled_on, policy};
+use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] =
-    &[("rolling::no_request_fails_while_all_is_replaced", no_request_fails_while_all_is_replaced)];
+    &[("rolling::no_request_fails_while_all_is_replaced", Run::Api(no_request_fails_while_all_is_replaced))];
 
 /// How many requests each client has made before something is replaced, and makes afterwards.
 const SOME: usize = 100;
@@ -21,24 +20,22 @@ fn no_request_fails_while_all_is_replaced(cluster: &Cluster) -> Result<()> {
     let shipped = Shipped::install(cluster)?;
     let spec = json!({"http": {"numRetries": 3}, "budget": {"percent": 100, "minPerSecond": 1000}});
     namespace.apply(&policy("retries", &spec).to_string())?;
-    until("the policy is in force everywhere", || {
-        Ok((namespace.get(&["retrypolicy", "retries"])?["status"]["nodes"] == "2/2").then_some(()))
-    })?;
+    shipped.has_in_force(&namespace, "retries")?;
     while_agents_are_replaced(&namespace, &shipped)?;
-    while_servers_are_replaced(&namespace)
+    while_servers_are_replaced(&namespace, &shipped)
 }
 
 /// The template of the `DaemonSet` changes. What the server has seen is what the clients have asked, each request once.
 fn while_agents_are_replaced(namespace: &Namespace<'_>, shipped: &Shipped<'_>) -> Result<()> {
-    let server = namespace.pod("server", "node2", &["serve", "80"])?;
+    let server = namespace.pod("server", namespace.cluster().far(), &["serve", "80"])?;
     let clients = Clients::start(namespace, "agents", &format!("{}:80", server.address))?;
     let before = shipped.agents()?;
     shipped.restart()?;
-    until("two agents, both new", || {
+    until("one agent a node, all new", || {
         let after = shipped.agents()?;
         Ok(after.iter().all(|agent| before.iter().all(|old| old.uid != agent.uid)).then_some(()))
     })?;
-    for node in cluster_nodes(namespace) {
+    for node in nodes(namespace) {
         until("the new agent has served connections", || {
             let status = shipped.status(node)?;
             let ended = status["connections_total"].as_object().context("no totals")?;
@@ -54,7 +51,7 @@ fn while_agents_are_replaced(namespace: &Namespace<'_>, shipped: &Shipped<'_>) -
 }
 
 /// Servers end in the middle of requests, and what they had is another's.
-fn while_servers_are_replaced(namespace: &Namespace<'_>) -> Result<()> {
+fn while_servers_are_replaced(namespace: &Namespace<'_>, shipped: &Shipped<'_>) -> Result<()> {
     namespace.apply(
         &json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
@@ -66,7 +63,7 @@ fn while_servers_are_replaced(namespace: &Namespace<'_>) -> Result<()> {
                     "metadata": {"labels": {"app": "web"}},
                     "spec": {
                         "terminationGracePeriodSeconds": 2,
-                        "containers": [{"name": "web", "image": POD, "args": ["serve", "80"]}],
+                        "containers": [{"name": "web", "image": *POD, "args": ["serve", "80"]}],
                     },
                 },
             },
@@ -83,11 +80,9 @@ fn while_servers_are_replaced(namespace: &Namespace<'_>) -> Result<()> {
         "http": {"numRetries": 3}, "budget": {"percent": 100, "minPerSecond": 1000},
     });
     namespace.apply(&policy("web", &spec).to_string())?;
-    until("the policy of the Service is in force everywhere", || {
-        Ok((namespace.get(&["retrypolicy", "web"])?["status"]["nodes"] == "2/2").then_some(()))
-    })?;
+    shipped.has_in_force(namespace, "web")?;
     // kube-proxy learns of a Service when it does.
-    for node in cluster_nodes(namespace) {
+    for node in nodes(namespace) {
         let asks = format!("asks-{node}");
         namespace.pod(&asks, node, &["pause"])?;
         until("an answer through the Service", || {
@@ -109,8 +104,8 @@ fn while_servers_are_replaced(namespace: &Namespace<'_>) -> Result<()> {
     Ok(())
 }
 
-fn cluster_nodes<'a>(namespace: &'a Namespace<'_>) -> impl Iterator<Item = &'a str> {
-    namespace.cluster().nodes().iter().map(Node::name)
+fn nodes<'a>(namespace: &'a Namespace<'_>) -> impl Iterator<Item = &'a str> {
+    namespace.cluster().names().iter().map(String::as_str)
 }
 
 /// An enrolled pod on each node, which asks over and over, each time by a new connection.
@@ -121,9 +116,9 @@ struct Clients<'a> {
 
 impl<'a> Clients<'a> {
     fn start(namespace: &'a Namespace<'a>, name: &str, address: &str) -> Result<Self> {
-        let names = cluster_nodes(namespace).map(|node| format!("{name}-{node}"));
+        let names = nodes(namespace).map(|node| format!("{name}-{node}"));
         let clients = Self { namespace, names: names.collect() };
-        for (name, node) in clients.names.iter().zip(cluster_nodes(namespace)) {
+        for (name, node) in clients.names.iter().zip(nodes(namespace)) {
             let mut pod = enrolled_on(node, name, &["ask", address, "count=0", "every=5"]);
             pod["spec"]["restartPolicy"] = "Never".into();
             namespace.apply(&pod.to_string())?;
@@ -148,8 +143,8 @@ impl<'a> Clients<'a> {
     fn end(self) -> Result<Vec<Value>> {
         self.make_some()?;
         let mut made: Vec<Value> = Vec::new();
-        for (name, node) in self.names.iter().zip(self.namespace.cluster().nodes()) {
-            node.signal(&self.namespace.find(name)?, Signal::SIGTERM)?;
+        for name in &self.names {
+            self.namespace.end(name);
             self.namespace.wait(&format!("pod/{name}"), "jsonpath={.status.phase}=Succeeded")?;
             for line in self.namespace.logs(name)?.lines() {
                 made.push(serde_json::from_str(line).with_context(|| line.to_owned())?);

@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
-use redial_tests::cluster::{Cluster, Namespace, POD, pod, until};
+use redial_tests::cluster::{Namespace, OwnCluster, POD, pod, until};
 use serde_json::{Value, json};
 
-use crate::Test;
-use crate::shipped::{Shipped, client, endpoints, enrolled, service};
+use crate::shipped::{Shipped, client, endpoints, enrolled_on, service};
+use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] =
-    &[("services::retries_choose_among_endpoints", retries_choose_among_endpoints)];
+    &[("services::retries_choose_among_endpoints", Run::Own(retries_choose_among_endpoints))];
 
 /// Not ready for long, but for as long as it takes.
 const PATIENT: &str = "90s";
 
 /// One installation for all of it.
-fn retries_choose_among_endpoints(cluster: &Cluster) -> Result<()> {
+fn retries_choose_among_endpoints(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("services")?;
     client(&namespace, "client")?;
     let shipped = Shipped::install(cluster)?;
@@ -88,7 +88,11 @@ fn endpoints_fail_in_turn(namespace: &Namespace<'_>, shipped: &Shipped<'_>) -> R
         ensure!(last.starts_with("good") && failed.iter().all(|name| !name.starts_with("good")), "{record}");
     }
 
-    let busy = enrolled("busy", &["ask", &address, "path=/busy", "count=0", "every=10", "timeout=30000"]);
+    let busy = enrolled_on(
+        "node1",
+        "busy",
+        &["ask", &address, "path=/busy", "count=0", "every=10", "timeout=30000"],
+    );
     namespace.apply(&busy.to_string())?;
     namespace.wait("pod/busy", "condition=Ready")?;
     let lines = || -> Result<Vec<Value>> {
@@ -100,9 +104,8 @@ fn endpoints_fail_in_turn(namespace: &Namespace<'_>, shipped: &Shipped<'_>) -> R
         until(&format!("requests after {what}"), || Ok((lines()?.len() > before + 50).then_some(())))
     };
     goes_on("the start")?;
-    let node = namespace.cluster().nodes().get(1).context("no second node")?;
     for name in ["good-1", "good-2"] {
-        node.kill(&namespace.find(name)?)?;
+        namespace.end(name);
         namespace.wait(&format!("pod/{name}"), "jsonpath={.status.containerStatuses[0].restartCount}=1")?;
         namespace.wait(&format!("pod/{name}"), "condition=Ready")?;
         goes_on(name)?;
@@ -211,7 +214,7 @@ fn a_member_is_asked_again_itself(namespace: &Namespace<'_>, shipped: &Shipped<'
                 "metadata": {"labels": {"app": "member"}},
                 "spec": {
                     "nodeName": "node2", "terminationGracePeriodSeconds": 2,
-                    "containers": [{"name": "member", "image": POD, "args": ["serve", "80", "unavailable=1000000"]}],
+                    "containers": [{"name": "member", "image": *POD, "args": ["serve", "80", "unavailable=1000000"]}],
                 },
             },
         },
@@ -274,7 +277,7 @@ fn an_empty_service_is_waited_for(namespace: &Namespace<'_>, shipped: &Shipped<'
     })?;
     let held = || Ok::<_, anyhow::Error>(shipped.status("node1")?["handshakes_held"].clone());
     until("nobody waits any more", || Ok((held()? == 0).then_some(())))?;
-    let mut waiting = enrolled("waiting", &["ask", &later, "path=/later", "timeout=90000"]);
+    let mut waiting = enrolled_on("node1", "waiting", &["ask", &later, "path=/later", "timeout=90000"]);
     waiting["spec"]["restartPolicy"] = "Never".into();
     namespace.apply(&waiting.to_string())?;
     until("its handshake is held", || Ok((held()? == 1).then_some(())))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use redial_tests::bpf::Objects;
-use redial_tests::cluster::{Cluster, Namespace, Node, Pod, pod, until};
+use redial_tests::cluster::{Cluster, Namespace, Node, Pod, REDIAL, SHIPPED, pod, until};
 use serde_json::{Value, json};
 
 /// The namespace of the manifest.
@@ -15,17 +15,27 @@ const SELECTOR: &str = "--selector=app.kubernetes.io/name=redial";
 /// Everything of the manifest. Drop deletes it, and waits until it is gone.
 pub(crate) struct Shipped<'a>(&'a Cluster);
 
-pub(crate) fn manifest() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/manifest.yaml")
+pub(crate) fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+/// The manifest, with the image of these tests.
+pub(crate) fn manifest() -> Result<String> {
+    let documents = fs::read_to_string(deploy().join("manifest.yaml"))?;
+    ensure!(documents.contains(SHIPPED), "the manifest has another image than {SHIPPED}");
+    Ok(documents.replace(SHIPPED, &REDIAL))
 }
 
 impl<'a> Shipped<'a> {
     pub(crate) fn install(cluster: &'a Cluster) -> Result<Self> {
-        Self::install_as(cluster, &fs::read_to_string(manifest())?)
+        Self::install_as(cluster, &manifest()?)
     }
 
     /// The same with something changed.
     pub(crate) fn install_as(cluster: &'a Cluster, manifest: &str) -> Result<Self> {
+        // What there is already is somebody's.
+        let there = cluster.present(manifest)?;
+        ensure!(there.is_empty(), "the cluster has a redial already:\n{there}");
         let shipped = Self(cluster);
         cluster.apply(manifest)?;
         cluster.wait("crd/retrypolicies.redial.dev", "condition=Established")?;
@@ -57,7 +67,22 @@ impl<'a> Shipped<'a> {
             let pods = self.0.get(&["pods", "--namespace", NAMESPACE, SELECTOR])?;
             let pods = pods["items"].as_array().context("no pods")?;
             let agents = pods.iter().map(Pod::read).collect::<Result<Vec<_>>>()?;
-            Ok((agents.len() == self.0.nodes().len()).then_some(agents))
+            Ok((agents.len() == self.nodes()?).then_some(agents))
+        })
+    }
+
+    /// How many nodes are to have an agent.
+    fn nodes(&self) -> Result<usize> {
+        let daemonset = self.daemonset()?;
+        let nodes = daemonset["status"]["desiredNumberScheduled"].as_u64().context("no number of nodes")?;
+        Ok(usize::try_from(nodes)?)
+    }
+
+    /// Waits until a `RetryPolicy` is in force on every node.
+    pub(crate) fn has_in_force(&self, namespace: &Namespace<'_>, policy: &str) -> Result<Value> {
+        until(&format!("{policy} is in force everywhere"), || {
+            let (object, nodes) = (namespace.get(&["retrypolicy", policy])?, self.nodes()?);
+            Ok((object["status"]["nodes"] == format!("{nodes}/{nodes}")).then_some(object))
         })
     }
 
@@ -114,8 +139,7 @@ impl<'a> Shipped<'a> {
 
 impl Drop for Shipped<'_> {
     fn drop(&mut self) {
-        let file = manifest().display().to_string();
-        drop(self.0.kubectl(&["delete", "--ignore-not-found", "--timeout=120s", "--filename", &file]));
+        drop(manifest().and_then(|documents| self.0.take_back(&documents)));
         // Their pods go after what they are of.
         let gone = until("the agents' end", || {
             let pods = self.0.kubectl(&["get", "pods", "--all-namespaces", "--output=name", SELECTOR])?;
@@ -125,14 +149,10 @@ impl Drop for Shipped<'_> {
     }
 }
 
-/// Starts an enrolled pod on the first node that does as it is told.
+/// Starts an enrolled pod that does as it is told.
 pub(crate) fn client(namespace: &Namespace<'_>, name: &str) -> Result<()> {
-    namespace.apply(&enrolled(name, &["pause"]).to_string())?;
+    namespace.apply(&enrolled_on(namespace.cluster().near(), name, &["pause"]).to_string())?;
     namespace.wait(&format!("pod/{name}"), "condition=Ready")
-}
-
-pub(crate) fn enrolled(name: &str, arguments: &[&str]) -> Value {
-    enrolled_on("node1", name, arguments)
 }
 
 pub(crate) fn enrolled_on(node: &str, name: &str, arguments: &[&str]) -> Value {
