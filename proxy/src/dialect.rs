@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use fields::Problem;
-pub use files::{LoadError, Loaded, Together, load, load_together, load_with, read_with};
+pub use files::{LoadError, Loaded, ObjectText, Together, load, load_together, load_with, read_with};
 pub use kind::{KINDS, Kind};
 pub use note::{Code, Note};
 

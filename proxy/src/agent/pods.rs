@@ -6,7 +6,7 @@ use super::{
     node::Node,
 };
 use crate::{
-    dialect::Problem,
+    dialect::{ObjectText, Problem},
     intercept::NetworkNamespace,
     kubernetes::{
         self, Change, Cluster, KubernetesError, Object, Pod, PodUid, Report,
@@ -33,14 +33,19 @@ const WAIT_FOR_NAMESPACE: Duration = Duration::from_millis(2);
 const NAMESPACE_PATIENCE: Duration = Duration::from_secs(30);
 const PROCESS_PATIENCE: Duration = Duration::from_mins(10);
 
+/// What is said of an object that was right once, beside what is wrong with it now.
+const HOLDS: &str = "; what it said before stays in force";
+
 /// What the API and the cgroups have told of this node's pods.
 pub(super) struct Pods {
     cluster: Cluster,
     cgroups: PodCgroups,
     /// The policy objects that the API has.
     objects: Arc<[Object]>,
-    /// Why, of each of them that is not in force.
+    /// Why, of each of them that is not in force as it is.
     refused: BTreeMap<Arc<Path>, String>,
+    /// What is in force of each of them.
+    good: BTreeMap<Arc<Path>, Arc<str>>,
     /// By the name of their cgroups.
     wanted: HashMap<PodUid, Pod>,
     enrolled: HashMap<PodUid, u64>,
@@ -65,6 +70,7 @@ impl Pods {
             cgroups,
             objects: Arc::default(),
             refused: BTreeMap::new(),
+            good: BTreeMap::new(),
             wanted: HashMap::new(),
             enrolled: HashMap::new(),
             appeared: HashMap::new(),
@@ -89,16 +95,26 @@ impl Pods {
     }
 
     /// The policy objects as documents.
-    pub(super) fn documents(&self) -> Vec<(Arc<Path>, Arc<str>)> {
-        self.objects.iter().map(|object| (Arc::clone(&object.place), Arc::clone(&object.text))).collect()
+    pub(super) fn documents(&self) -> Vec<ObjectText> {
+        let text = |object: &Object| ObjectText {
+            place: Arc::clone(&object.place),
+            text: Arc::clone(&object.text),
+            good: self.good.get(&object.place).map(Arc::clone),
+        };
+        self.objects.iter().map(text).collect()
     }
 
     pub(super) fn objects(&self) -> &Arc<[Object]> {
         &self.objects
     }
 
-    /// These objects were looked at, and this is what is wrong with some of them.
-    pub(super) fn report(&mut self, objects: Arc<[Object]>, problems: Vec<Problem>) {
+    /// These objects were looked at, this is what is wrong with some of them, and this is in force.
+    pub(super) fn report(
+        &mut self,
+        objects: Arc<[Object]>,
+        problems: Vec<Problem>,
+        good: BTreeMap<Arc<Path>, Arc<str>>,
+    ) {
         let mut refused = BTreeMap::<_, String>::new();
         for Problem { file, line: _, field, message } in problems {
             let why = field.map_or_else(|| message.clone(), |field| format!("{field}: {message}"));
@@ -108,10 +124,14 @@ impl Pods {
             }
             all.push_str(&why);
         }
+        for (_, why) in refused.iter_mut().filter(|(place, _)| good.contains_key(*place)) {
+            why.push_str(HOLDS);
+        }
         for (place, why) in refused.iter().filter(|(place, why)| self.refused.get(*place) != Some(*why)) {
-            tracing::warn!(object = %place.display(), error = why, "this object is not in force");
+            tracing::warn!(object = %place.display(), error = why, "this object is not in force as it is");
         }
         self.refused.clone_from(&refused);
+        self.good = good;
         self.cluster.reports.send_replace(Report { objects, refused });
     }
 
@@ -122,7 +142,8 @@ impl Pods {
 
     /// Tells the metrics how the watches do.
     pub(super) fn count(&self, metrics: &Metrics) {
-        metrics.objects_refused(self.refused.len());
+        let held = self.refused.keys().filter(|place| self.good.contains_key(*place)).count();
+        metrics.objects_refused(self.refused.len(), held);
         metrics.watches_failing(self.cluster.health.failing().len(), self.cluster.health.failures());
     }
 

@@ -46,11 +46,11 @@ impl Agent {
     pub(super) fn loaded(&mut self, read: Result<Together, String>) {
         let Some(Loading { read: _, objects, has_changed }) = self.loading.take() else { return };
         match read {
-            Ok(Together { loaded: Loaded { table, notes }, refused }) => {
+            Ok(Together { loaded: Loaded { table, notes }, refused, good }) => {
                 self.node.set_table(table);
                 tell(&notes);
                 if let Some(pods) = &mut self.pods {
-                    pods.report(objects, refused);
+                    pods.report(objects, refused, good);
                 }
             }
             Err(error) => self.node.refuse_table(&error),

@@ -1,5 +1,6 @@
 //! Reading the files and folders of `--config`: the only place of the pure modules that touches a disk.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File};
@@ -24,12 +25,24 @@ pub struct Loaded {
     pub notes: Vec<Note>,
 }
 
+/// An object of an API, as a document.
+#[derive(Clone, Debug)]
+pub struct ObjectText {
+    /// What stands for a file's path.
+    pub place: Arc<Path>,
+    pub text: Arc<str>,
+    /// What it said when it was last in force, if ever.
+    pub good: Option<Arc<str>>,
+}
+
 /// What files and objects come to together.
 #[derive(Clone, Debug)]
 pub struct Together {
     pub loaded: Loaded,
-    /// What is wrong with the objects that are left out.
+    /// What is wrong with the objects that are not in force as they are.
     pub refused: Vec<Problem>,
+    /// What is in force of each object: of one that is refused, if anything, what it said before.
+    pub good: BTreeMap<Arc<Path>, Arc<str>>,
 }
 
 /// Everything that is wrong with a configuration, a line each.
@@ -63,27 +76,32 @@ pub fn load_with(paths: &[PathBuf], options: Options) -> Result<Loaded, LoadErro
 
 /// What can be [loaded](load_with), document by document.
 pub fn read_with(paths: &[PathBuf], options: Options) -> Result<Parsed, LoadError> {
-    read_documents(paths, options, &[]).map(|(_, parsed, _)| parsed)
+    read_documents(paths, options, &[]).map(|read| read.parsed)
 }
 
 /// The policies of files, and of the objects of an API, whose names stand for files.
 ///
-/// What is wrong with an object leaves out that object alone, since whoever wrote the others can't mend it; with files it is
-/// all of them or nothing.
+/// With something wrong in an object, what it said before holds, or it is left out: that object alone, since whoever wrote
+/// the others can't mend it. With files it is all of them or nothing.
 pub fn load_together(
     paths: &[PathBuf],
     options: Options,
-    objects: &[(Arc<Path>, Arc<str>)],
+    objects: &[ObjectText],
 ) -> Result<Together, LoadError> {
-    let (table, Parsed { policies: _, notes }, refused) = read_documents(paths, options, objects)?;
-    Ok(Together { loaded: Loaded { table, notes }, refused })
+    let Whole { table, parsed: Parsed { policies: _, notes }, refused, good } =
+        read_documents(paths, options, objects)?;
+    Ok(Together { loaded: Loaded { table, notes }, refused, good })
 }
 
-fn read_documents(
-    paths: &[PathBuf],
-    options: Options,
-    objects: &[(Arc<Path>, Arc<str>)],
-) -> Result<(Table, Parsed, Vec<Problem>), LoadError> {
+/// What has come of all documents.
+struct Whole {
+    table: Table,
+    parsed: Parsed,
+    refused: Vec<Problem>,
+    good: BTreeMap<Arc<Path>, Arc<str>>,
+}
+
+fn read_documents(paths: &[PathBuf], options: Options, objects: &[ObjectText]) -> Result<Whole, LoadError> {
     let (mut trees, mut failed, mut found) = (Vec::new(), Vec::new(), Problems::default());
     for path in paths {
         match documents(path) {
@@ -110,11 +128,13 @@ fn read_documents(
     unusable.extend(empty.map(|(file, _)| problem(file, "there is no document in it".to_owned())));
 
     let files = trees.len();
-    for (name, text) in objects {
-        let nodes = nodes(name, text, &mut found);
-        trees.push((Arc::clone(name), nodes));
+    let (mut good, mut before) = (BTreeMap::new(), BTreeMap::new());
+    for ObjectText { place, text, good: known } in objects {
+        trees.push((Arc::clone(place), nodes(place, text, &mut found)));
+        good.insert(Arc::clone(place), Arc::clone(text));
+        before.extend(known.as_ref().filter(|known| *known != text).map(|known| (place, known)));
     }
-    let mut refused = Vec::new();
+    let mut refused: Vec<Problem> = Vec::new();
     loop {
         let (Parsed { policies, mut notes }, problems) = read_all(options, &trees, found.clone());
         let order = |file: &Path| trees.iter().position(|(known, _)| &**known == file);
@@ -127,11 +147,24 @@ fn read_documents(
             .partition(|problem| order(&problem.file).is_some_and(|at| at >= files));
         if !of_objects.is_empty() {
             // They may be what is wrong with a file: files are blamed without them.
-            let is_wrong = |file: &Arc<Path>| of_objects.iter().any(|problem| problem.file == *file);
-            let mut at = 0..;
-            trees.retain(|(file, _)| at.next().is_some_and(|at| at < files) || !is_wrong(file));
             found.forget(&of_objects);
-            refused.extend(of_objects);
+            let wrong: BTreeSet<_> = of_objects.iter().map(|problem| Arc::clone(&problem.file)).collect();
+            // What was wrong first is what is to be mended.
+            let known: BTreeSet<_> = refused.iter().map(|problem| Arc::clone(&problem.file)).collect();
+            refused.extend(of_objects.into_iter().filter(|problem| !known.contains(&problem.file)));
+            let mut at = 0..;
+            trees.retain_mut(|(file, tree)| {
+                if at.next().is_some_and(|at| at < files) || !wrong.contains(file) {
+                    return true;
+                }
+                let Some(text) = before.remove(file).map(Arc::clone) else {
+                    good.remove(file);
+                    return false;
+                };
+                *tree = nodes(file, &text, &mut found);
+                good.insert(Arc::clone(file), text);
+                true
+            });
             continue;
         }
         if let Ok(table) = &table {
@@ -140,7 +173,9 @@ fn read_documents(
         }
         problems.splice(0..0, unusable);
         return match table {
-            Ok(table) if problems.is_empty() => Ok((table, Parsed { policies, notes }, refused)),
+            Ok(table) if problems.is_empty() => {
+                Ok(Whole { table, parsed: Parsed { policies, notes }, refused, good })
+            }
             Ok(_) | Err(_) => Err(LoadError { problems, notes, is_unreadable }),
         };
     }
@@ -244,12 +279,12 @@ fn problem(file: &Path, message: String) -> Problem {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use tempfile::TempDir;
 
-    use super::{LoadError, Loaded, load};
-    use crate::dialect::MAX_FILE_BYTES;
+    use super::{LoadError, Loaded, ObjectText, Together, load, load_together};
+    use crate::dialect::{MAX_FILE_BYTES, Options};
 
     fn document(name: &str) -> String {
         format!(
@@ -386,5 +421,59 @@ mod tests {
         let path = folder.path().join("a.yaml");
         fs::write(&path, "ä".repeat(MAX_FILE_BYTES)).unwrap();
         assert_eq!(complaints(&folder, &[&path]), ["a.yaml: the file is longer than 1048576 bytes"]);
+    }
+
+    fn object(place: &str, text: &str, good: Option<&str>) -> ObjectText {
+        ObjectText { place: Path::new(place).into(), text: text.into(), good: good.map(Into::into) }
+    }
+
+    /// The names of the policies in force, and what is wrong with which object.
+    fn together(files: &[PathBuf], objects: &[ObjectText]) -> (Vec<String>, Vec<String>, Together) {
+        let together = load_together(files, Options::default(), objects).unwrap();
+        let names = together.loaded.table.policies().map(|policy| policy.name.to_string()).collect();
+        let refused = together.refused.iter().map(ToString::to_string).collect();
+        (names, refused, together)
+    }
+
+    #[test]
+    fn an_object_that_turns_bad_keeps_what_it_said() {
+        let (good, bad) = (document("a"), document("a").replace("spec: {}", "spec: {budgets: {}}"));
+        let place = Path::new("a");
+        let (names, refused, read) =
+            together(&[], &[object("a", &bad, Some(&good)), object("b", &document("b"), None)]);
+        assert_eq!(names, ["a", "b", "default"]);
+        assert_eq!(refused.len(), 1);
+        assert!(refused[0].starts_with("a:4: spec.budgets: there is no such field"), "{refused:?}");
+        assert_eq!(read.good[place].as_ref(), good);
+        // It is looked at anew each time, until it is mended.
+        let (names, refused, read) = together(&[], &[object("a", &bad, Some(&read.good[place]))]);
+        assert_eq!((names.as_slice(), refused.len()), (["a", "default"].map(String::from).as_slice(), 1));
+        let mended = document("c");
+        let (names, refused, read) = together(&[], &[object("a", &mended, Some(&read.good[place]))]);
+        assert_eq!((names.as_slice(), refused.len()), (["c", "default"].map(String::from).as_slice(), 0));
+        assert_eq!(read.good[place].as_ref(), mended);
+    }
+
+    #[test]
+    fn an_object_that_never_was_right_is_left_out_alone() {
+        let bad = document("a").replace("spec: {}", "spec: {budgets: {}}");
+        let (names, refused, read) =
+            together(&[], &[object("a", &bad, None), object("b", &document("b"), None)]);
+        assert_eq!((names.as_slice(), refused.len()), (["b", "default"].map(String::from).as_slice(), 1));
+        assert!(!read.good.contains_key(Path::new("a")));
+        // Nor does it help that what it said before was as bad.
+        let (_, refused, read) = together(&[], &[object("a", &bad, Some(&bad))]);
+        assert_eq!((refused.len(), read.good.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_an_object_said_yields_to_what_was_said_since() {
+        let bad = document("x").replace("spec: {}", "spec: {budgets: {}}");
+        let files = folder([("a.yaml", &document("a"))]);
+        let held = object("x", &bad, Some(&document("a")));
+        let (names, refused, read) = together(&[files.path().to_owned()], &[held]);
+        assert_eq!(names, ["a", "default"]);
+        assert_eq!((refused.len(), read.good.len()), (1, 0));
+        assert!(refused[0].starts_with("x:4: spec.budgets: "), "what is to be mended is told: {refused:?}");
     }
 }

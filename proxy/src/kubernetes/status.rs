@@ -40,7 +40,7 @@ const FIELD_MANAGER: &str = "redial";
 pub struct Report {
     /// Those that were looked at.
     pub objects: Arc<[Object]>,
-    /// What is wrong with those that are not in force, by their places.
+    /// What is wrong with those that are not in force as they are, by their places.
     pub refused: BTreeMap<Arc<Path>, String>,
 }
 
@@ -322,7 +322,7 @@ fn wanted(refused: Option<&String>, programmed: usize, nodes: usize) -> [Conditi
     let message = if accepted.holds {
         format!("in force on {programmed} of {nodes} nodes")
     } else {
-        "not in force anywhere".to_owned()
+        "not in force as it is".to_owned()
     };
     [accepted, Condition { kind: "Programmed", holds, reason, message }]
 }
@@ -430,7 +430,7 @@ mod tests {
         assert_eq!(told(None, 0, 0).1, "False Pending in force on 0 of 0 nodes");
         let (accepted, programmed, nodes) = told(Some(&why), 2, 2);
         assert_eq!(accepted, format!("False Invalid {why}"));
-        assert_eq!((&*programmed, &*nodes), ("False Invalid not in force anywhere", "0/2"));
+        assert_eq!((&*programmed, &*nodes), ("False Invalid not in force as it is", "0/2"));
     }
 
     #[test]

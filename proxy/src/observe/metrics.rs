@@ -93,7 +93,7 @@ impl Metrics {
             Policies::default(),
         );
         let connections_active =
-            add(redial, "connections_active", "Connections now held or relayed", Gauge::default());
+            add(redial, "connections_active", "Connections now relayed", Gauge::default());
         let connections_recovered = add(
             redial,
             "connections_recovered",
@@ -260,8 +260,9 @@ impl Metrics {
         self.0.pods.watches_failing(now, failures);
     }
 
-    pub fn objects_refused(&self, count: usize) {
-        self.0.pods.objects_refused(count);
+    /// So many policy objects are not in force as they are; of so many of them what they said before is.
+    pub fn objects_refused(&self, count: usize, held: usize) {
+        self.0.pods.objects_refused(count, held);
     }
 
     pub fn access_log_dropped(&self, lines: u64) {

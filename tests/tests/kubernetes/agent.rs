@@ -100,6 +100,20 @@ fn policies_of_the_api_are_in_force_and_say_so(cluster: &OwnCluster) -> Result<(
     becomes(5)?;
     namespace.delete("retrypolicy/wrong")?;
 
+    // What turns bad keeps what it said, until it is mended.
+    namespace.apply(&policy("retries", &json!({"http": {"numRetries": "many"}})).to_string())?;
+    let message = until("it is refused", || {
+        let accepted = of("retries", "Accepted")?;
+        Ok((accepted["status"] == "False")
+            .then(|| accepted["message"].as_str().unwrap_or_default().to_owned()))
+    })?;
+    assert!(message.ends_with("; what it said before stays in force"), "{message}");
+    assert_eq!(of("retries", "Programmed")?["status"], "False");
+    becomes(5)?;
+    namespace.apply(&policy("retries", &json!({"http": {"numRetries": 3}})).to_string())?;
+    becomes(4)?;
+    until("it is accepted again", || Ok((of("retries", "Accepted")?["status"] == "True").then_some(())))?;
+
     // Another system's.
     namespace.delete("retrypolicy/retries")?;
     becomes(1)?;
@@ -122,6 +136,8 @@ fn policies_of_the_api_are_in_force_and_say_so(cluster: &OwnCluster) -> Result<(
         let mut notes = notes.iter().filter_map(|event| event["message"].as_str());
         Ok(notes.any(|note| note.starts_with("spec.to[0].default.http.numRetries: expected")).then_some(()))
     })?;
+    becomes(3)?;
+    namespace.delete("meshretry/all")?;
     becomes(1)?;
     cluster.kubectl(&["delete", "crd", "meshretries.kuma.io", "retrypolicies.redial.dev"])?;
     Ok(())

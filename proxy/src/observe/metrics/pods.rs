@@ -16,6 +16,7 @@ pub(super) struct Pods {
     watches_failing: Gauge,
     watch_failures: Counter,
     objects_refused: Gauge,
+    objects_held: Gauge,
 }
 
 impl Pods {
@@ -49,14 +50,21 @@ impl Pods {
         let objects_refused = add(
             redial,
             "kubernetes_objects_refused",
-            "Policy objects of the API that are not in force because something is wrong with them",
+            "Policy objects of the API that are not in force as they are because something is wrong with them",
             Gauge::default(),
         );
-        Self { enrolment, enrolled, late, watches_failing, watch_failures, objects_refused }
+        let objects_held = add(
+            redial,
+            "kubernetes_objects_held",
+            "Those of the refused objects of which what they said before is in force",
+            Gauge::default(),
+        );
+        Self { enrolment, enrolled, late, watches_failing, watch_failures, objects_refused, objects_held }
     }
 
-    pub(super) fn objects_refused(&self, count: usize) {
+    pub(super) fn objects_refused(&self, count: usize, held: usize) {
         self.objects_refused.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.objects_held.set(i64::try_from(held).unwrap_or(i64::MAX));
     }
 
     pub(super) fn watches_failing(&self, now: usize, failures: u64) {
