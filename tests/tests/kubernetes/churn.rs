@@ -26,6 +26,10 @@ const PODS: usize = 100;
 const NODE: &str = "churn";
 /// What may be more at the end than after the first round: allocators keep what they had once.
 const MORE_MEMORY: u64 = 16 << 20;
+/// The processor time of so many rounds is compared, at the beginning and at the end. What grew with every pod that there has
+/// been would be thrice as much by then; what is not that is noise.
+const COMPARED: usize = 3;
+const NOISE: Duration = Duration::from_millis(200);
 
 /// The agent, in the control plane's place.
 struct Agent<'a> {
@@ -93,6 +97,9 @@ fn a_thousand_pods_leave_nothing_behind(cluster: &OwnCluster) -> Result<()> {
     );
     ensure!(last.descriptors <= first.descriptors, "{holds:?}");
     ensure!(last.memory <= first.memory + MORE_MEMORY, "{holds:?}");
+    let [early, late] =
+        [&cpu[..COMPARED], &cpu[cpu.len() - COMPARED..]].map(|some| some.iter().sum::<Duration>());
+    ensure!(late <= 2 * early + NOISE, "processor time grows with the pods that there have been: {cpu:.1?}");
     Ok(())
 }
 
