@@ -44,6 +44,8 @@ pub struct Options<'a> {
     pub netns: Option<&'a Netns>,
     /// Where it is to serve its metrics; without one, at an address of its own.
     pub metrics: Option<SocketAddr>,
+    /// Where its files are to be; without one, where this machine has what is temporary.
+    pub folder: Option<&'a Path>,
     /// What ends is not recorded: a benchmark does without.
     pub has_no_access_log: bool,
 }
@@ -97,7 +99,10 @@ impl Agent {
 
     /// Starts an agent and waits until it has enrolled the cgroups.
     pub fn start_with(cgroups: &[&Cgroup], options: &Options<'_>) -> Result<Self> {
-        let files = TempDir::new()?;
+        let files = match options.folder {
+            Some(folder) => TempDir::new_in(folder)?,
+            None => TempDir::new()?,
+        };
         let metrics = match options.metrics {
             Some(address) => address,
             None => (Ipv4Addr::LOCALHOST, free_port()?).into(),

@@ -3,11 +3,10 @@
 //! It counts every SYN before any rule applies, so an attempt that is dropped or refused is seen too.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::netns::Netns;
@@ -32,7 +31,7 @@ pub enum Fate {
 impl<'a> Firewall<'a> {
     pub fn new(netns: &'a Netns) -> Result<Self> {
         let firewall = Self { netns };
-        firewall.nft(
+        firewall.netns.nft(
             "table inet rig {
                  set attempts { typeof tcp dport . tcp sport . tcp sequence; flags dynamic; size 65535; }
                  chain count {
@@ -56,12 +55,13 @@ impl<'a> Firewall<'a> {
                 format!("numgen inc mod {of} < {refused} reject with tcp reset")
             }
         };
-        self.nft(&format!("add rule inet rig fate tcp dport {port} tcp flags & (syn|ack) == syn {rule}"))
+        self.netns
+            .nft(&format!("add rule inet rig fate tcp dport {port} tcp flags & (syn|ack) == syn {rule}"))
     }
 
     /// Lets everything pass again.
     pub fn clear(&self) -> Result<()> {
-        self.nft("flush chain inet rig fate")
+        self.netns.nft("flush chain inet rig fate")
     }
 
     /// How many connections to a port were tried. A SYN that was sent again counts once: it has the same source port and
@@ -89,12 +89,12 @@ impl<'a> Firewall<'a> {
     /// Gives every packet for an address a mark as it comes in.
     pub fn mark_received(&self, address: IpAddr, mark: u32) -> Result<()> {
         let family = if address.is_ipv4() { "ip" } else { "ip6" };
-        self.nft(&format!("add rule inet rig received {family} daddr {address} meta mark set {mark}"))
+        self.netns.nft(&format!("add rule inet rig received {family} daddr {address} meta mark set {mark}"))
     }
 
     /// Counts, under a name, the SYNs that this namespace sends to a port and that match an expression of nftables.
     pub fn count_sent(&self, name: &str, port: u16, matching: &str) -> Result<()> {
-        self.nft(&format!(
+        self.netns.nft(&format!(
             "add counter inet rig {name}
              add rule inet rig sent tcp dport {port} tcp flags & (syn|ack) == syn {matching} counter name {name}"
         ))
@@ -114,20 +114,5 @@ impl<'a> Firewall<'a> {
             .netns
             .run(|| Command::new("nft").args(["-j", "list"]).args(what).output().context("running nft"))?;
         serde_json::from_slice(&output.stdout).context("reading nft's JSON")
-    }
-
-    fn nft(&self, ruleset: &str) -> Result<()> {
-        let mut command = Command::new("nft");
-        command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
-        let mut nft =
-            self.netns.spawn(&mut command).context("running nft; `cargo xtask setup` installs nftables")?;
-        nft.stdin.take().context("nft has no input")?.write_all(ruleset.as_bytes())?;
-        let output = nft.wait_with_output()?;
-        ensure!(
-            output.status.success(),
-            "nft refused a rule: {}\n{ruleset}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
     }
 }

@@ -20,10 +20,12 @@ pub mod http1;
 pub mod http_upstream;
 pub mod load;
 pub mod netns;
+pub mod pattern;
 pub mod raw_server;
 pub mod router;
 pub mod script;
 pub mod slow_link;
+pub mod soak;
 pub mod upstream;
 pub mod world;
 

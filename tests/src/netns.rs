@@ -4,6 +4,7 @@
 //! closure spawns (threads, processes, sockets) stays in the namespace.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -92,6 +93,35 @@ impl Netns {
         let mut inside = vec!["-n", &self.name];
         inside.extend(arguments);
         ip(&inside)
+    }
+
+    /// Adds to this namespace's nftables, or takes from them.
+    pub fn nft(&self, ruleset: &str) -> Result<()> {
+        let mut command = Command::new("nft");
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut nft = self.spawn(&mut command).context("`cargo xtask setup` installs nftables")?;
+        nft.stdin.take().context("nft has no input")?.write_all(ruleset.as_bytes())?;
+        let output = nft.wait_with_output()?;
+        ensure!(
+            output.status.success(),
+            "nft refused a rule: {}\n{ruleset}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    /// Sets what happens to packets that a device of this namespace sends, in the words of `tc qdisc`.
+    pub fn qdisc(&self, arguments: &[&str]) -> Result<()> {
+        let mut tc = Command::new("tc");
+        tc.arg("-n").arg(&self.name).arg("qdisc").args(arguments).stdin(Stdio::null());
+        let output = tc.output().context("running tc; `cargo xtask setup` installs iproute2")?;
+        ensure!(
+            output.status.success(),
+            "tc qdisc {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
     }
 }
 

@@ -1,16 +1,16 @@
 //! What one side of an established connection does, step by step. Clients and servers play the same scripts.
 //!
-//! Bulk data is one fixed pattern, repeated, whose length is prime: data that is lost, doubled, swapped or altered
-//! differs from the pattern at its position, which is checked byte by byte.
+//! Bulk data is the [`pattern`](crate::pattern) from its beginning, which is checked byte by byte.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
+
+use crate::pattern::{rest_of_pattern, up_to};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -192,31 +192,6 @@ fn pull(mut stream: &TcpStream, length: u64) -> io::Result<u64> {
         received += u64::try_from(read).unwrap_or(u64::MAX);
     }
     Ok(received)
-}
-
-/// The pattern from a position in the endless stream to the pattern's next end.
-fn rest_of_pattern(position: u64) -> &'static [u8] {
-    // A prime, so that no power-of-two buffer size hides behind the repetition.
-    const LENGTH: usize = 1_000_003;
-    static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
-    let pattern = PATTERN.get_or_init(|| {
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        (0..LENGTH)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state.to_le_bytes()[3]
-            })
-            .collect()
-    });
-    let length = u64::try_from(LENGTH).unwrap_or(u64::MAX);
-    let offset = usize::try_from(position % length).unwrap_or(0);
-    &pattern[offset..]
-}
-
-fn up_to(bytes: &[u8], length: u64) -> &[u8] {
-    &bytes[..bytes.len().min(usize::try_from(length).unwrap_or(usize::MAX))]
 }
 
 /// `ECONNREFUSED` and the like; for an error without errno, its kind.

@@ -14,5 +14,6 @@ mod policy;
 mod pool;
 mod relay;
 mod robustness;
+mod soak;
 mod transparency;
 mod workloads;
