@@ -2,12 +2,13 @@
 
 use super::netns::NetworkNamespace;
 use nix::{errno::Errno, libc};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     ops::RangeInclusive,
     os::fd::{AsRawFd as _, FromRawFd as _},
+    time::Duration,
 };
 use tokio::io::unix::AsyncFd;
 
@@ -16,6 +17,12 @@ const BACKLOG: i32 = 65_535;
 /// Above the default range of ephemeral ports, so that no application is handed the engine's.
 const PORTS: RangeInclusive<u16> = 61_000..=65_535;
 const PORT_ATTEMPTS: usize = 32;
+/// How long a client's connection may be silent before it is asked whether it is still there. It is on this host, so that this costs
+/// little and is answered at once.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(15))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
 
 /// A listener whose connections are not yet any reactor's.
 #[derive(Debug)]
@@ -55,9 +62,11 @@ impl Listener {
             socket.set_only_v6(true)?;
         }
         // What each client's socket is to have, which it takes over from here. The application's own pauses between small
-        // writes are passed on as they come, and a byte that is marked urgent would be taken out of the stream, and so be lost.
+        // writes are passed on as they come, and a byte that is marked urgent would be taken out of the stream, and so be lost. A
+        // client that has closed its end altogether, and not only its sending side, is known by that nobody answers for it any more.
         socket.set_tcp_nodelay(true)?;
         socket.set_out_of_band_inline(true)?;
+        socket.set_tcp_keepalive(&KEEPALIVE)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from(socket);

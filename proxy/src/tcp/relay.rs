@@ -4,6 +4,7 @@
 //! connection that is idle holds nothing but its sockets: bytes are read into a buffer that all connections of a
 //! thread share, and only what the other side does not take at once is kept.
 
+use super::socket;
 use crate::reason::Reason;
 use nix::errno::Errno;
 use socket2::{SockRef, TcpKeepalive};
@@ -82,11 +83,15 @@ pub async fn relay(client: &TcpStream, upstream: &TcpStream, moved: &Moved) -> R
     let mut sending = pin!(one_way(client, upstream, &moved.sent, &one_ended));
     let mut receiving = pin!(one_way(upstream, client, &moved.received, &one_ended));
     // A side that has sent its last byte may still be reset, and nobody reads from it any more to see that.
+    let mut client_is_done = false;
     let result = tokio::select! {
         ended = &mut sending => match ended {
             Ok(()) => tokio::select! {
                 ended = receiving => ended,
-                broken = breaks(client) => Err(broken),
+                broken = breaks(client) => {
+                    client_is_done = true;
+                    Err(broken)
+                }
             },
             broken => broken,
         },
@@ -102,7 +107,10 @@ pub async fn relay(client: &TcpStream, upstream: &TcpStream, moved: &Moved) -> R
         Ok(()) => Reason::Closed,
         Err(broken) => {
             reset(client.stream);
-            reset(upstream.stream);
+            // What a client said before it was gone is still the server's to read: the kernel sees to that once this is closed.
+            if !(client_is_done && is_sending(upstream.stream)) {
+                reset(upstream.stream);
+            }
             broken.reason()
         }
     }
@@ -128,8 +136,7 @@ pub async fn relay_until(
 /// Sets up what is needed of an upstream's socket, which is nothing that the client would have to wait for. None of this can
 /// fail on a TCP socket, and a connection without it is still one.
 ///
-/// The client's socket has the same from the listener, but for keepalive: the client's own ends at the engine, so the engine
-/// looks after the upstream's.
+/// The client's socket has the like from the listener. Both have keepalive: the client's own ends at the engine.
 pub fn prepare_upstream(upstream: &TcpStream) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
@@ -164,11 +171,21 @@ async fn one_way(
         }
         if !written {
             match from.side {
-                // A client that has given up is not kept waiting for by a server that does not read.
-                Side::Client => tokio::select! {
-                    written = write_rest(to.stream, &rest) => written.map_err(|error| to.broken(error))?,
-                    broken = breaks(from) => return Err(broken),
-                },
+                // A client that has given up is not kept waiting for by a server that does not read. One that had said all
+                // that it had to say has not given up.
+                Side::Client => {
+                    let mut writing = pin!(write_rest(to.stream, &rest));
+                    let written = tokio::select! {
+                        written = &mut writing => written,
+                        broken = breaks(from) => {
+                            if !broken.had_ended() {
+                                return Err(broken);
+                            }
+                            writing.await
+                        }
+                    };
+                    written.map_err(|error| to.broken(error))?;
+                }
                 // What a server said before it reset the connection is still the client's to read.
                 Side::Upstream => write_rest(to.stream, &rest).await.map_err(|error| to.broken(error))?,
             }
@@ -260,7 +277,17 @@ impl End<'_> {
     }
 }
 
+/// Whether there is something that the other side has not acknowledged.
+fn is_sending(stream: &TcpStream) -> bool {
+    socket::unacknowledged(stream).is_ok_and(|bytes| bytes > 0)
+}
+
 impl Broken {
+    /// Whether the side had sent its last byte: the kernel tells a reset after that by another error.
+    fn had_ended(&self) -> bool {
+        self.error.raw_os_error().map(Errno::from_raw) == Some(Errno::EPIPE)
+    }
+
     fn reason(&self) -> Reason {
         match (self.side, self.error.raw_os_error().map(Errno::from_raw)) {
             (Side::Client, _) => Reason::ClientReset,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use redial_tests::agent::{Agent, Options, Record};
@@ -114,6 +116,38 @@ fn a_close_right_after_much_data_loses_none() -> Result<()> {
         assert_eq!(client, [Played::Bytes(much)]);
         assert_eq!(server, [Played::Done, Played::Bytes(much)]);
     })
+}
+
+/// A client that has closed its end, and whose kernel has forgotten the connection, does not keep one to a server that says nothing.
+#[test]
+fn a_client_that_is_gone_leaves_nothing_behind() -> Result<()> {
+    let world = World::new("gone")?;
+    world.pod.sysctl("net/ipv4/tcp_fin_timeout", "1")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    let upstream = Upstream::start(&world.server, Family::V4.server(PORT), &[Step::ReceiveAll, Step::Pause])?;
+    world.dial(&Dial::to(Family::V4.server(PORT)).play(&[send("all that there is to say")]))?;
+    let record = agent.wait_record(PORT)?;
+    assert_eq!((&*record.reason, record.bytes_sent), ("client-reset", 24));
+    drop(upstream);
+    Ok(())
+}
+
+/// The same with a server that has not yet read what the client said: it gets all of it.
+#[test]
+fn what_a_client_said_before_it_was_gone_arrives() -> Result<()> {
+    let world = World::new("said")?;
+    world.pod.sysctl("net/ipv4/tcp_fin_timeout", "1")?;
+    let agent = Agent::start(&[&world.cgroup])?;
+    let much = 6 << 20;
+    let upstream = Upstream::start(&world.server, Family::V4.server(PORT), &[Step::Pause, Step::PullAll])?;
+    world.dial(&Dial::to(Family::V4.server(PORT)).play(&[Step::Push(much)]))?;
+    // Longer than it takes to find out that the client is gone.
+    sleep(Duration::from_secs(25));
+    upstream.resume(0)?;
+    let seen = upstream.wait_played(1)?.remove(0);
+    assert_eq!(seen.played, Some(vec![Played::Done, Played::Bytes(much)]));
+    agent.wait_record(PORT)?;
+    Ok(())
 }
 
 #[test]
