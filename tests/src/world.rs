@@ -89,23 +89,9 @@ impl World {
         self.pod.ip(&["route", "add", network, "via", &SERVER_V4.to_string()])
     }
 
-    /// Leaves a process in a cgroup and the pod's namespace, as every pod has one: the agent finds a workload's
-    /// namespace through its processes. It ends with its cgroup.
+    /// Leaves a process in a cgroup and the pod's namespace: see [`pause`].
     pub fn pause(&self, cgroup: &Cgroup) -> Result<()> {
-        let mut command = cgroup.command("sleep");
-        let mut started =
-            self.pod.spawn(command.arg("infinity").stdin(Stdio::null()).stderr(Stdio::piped()))?;
-        let mut failure = String::new();
-        // The shell that enters the cgroup says nothing and becomes the process, or fails and says why.
-        if let Some(status) = started.try_wait()? {
-            started.stderr.take().context("no stderr")?.read_to_string(&mut failure)?;
-            anyhow::bail!("entering a cgroup: {status}: {failure}");
-        }
-        let procs = cgroup.path().join("cgroup.procs");
-        while !std::fs::read_to_string(&procs)?.lines().any(|pid| pid == started.id().to_string()) {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        Ok(())
+        pause(&self.pod, cgroup)
     }
 
     /// Makes SYN timers give up after 7 s (repeats after 1 s and 3 s) instead of two minutes, for everybody in the pod.
@@ -168,6 +154,24 @@ impl World {
     pub fn workload(&self, program: &str) -> Command {
         self.cgroup.command(program)
     }
+}
+
+/// Leaves a process in a cgroup and a namespace, as every pod has one: the agent finds a workload's
+/// namespace through its processes. It ends with its cgroup.
+pub fn pause(netns: &Netns, cgroup: &Cgroup) -> Result<()> {
+    let mut command = cgroup.command("sleep");
+    let mut started = netns.spawn(command.arg("infinity").stdin(Stdio::null()).stderr(Stdio::piped()))?;
+    let mut failure = String::new();
+    // The shell that enters the cgroup says nothing and becomes the process, or fails and says why.
+    if let Some(status) = started.try_wait()? {
+        started.stderr.take().context("no stderr")?.read_to_string(&mut failure)?;
+        anyhow::bail!("entering a cgroup: {status}: {failure}");
+    }
+    let procs = cgroup.path().join("cgroup.procs");
+    while !std::fs::read_to_string(&procs)?.lines().any(|pid| pid == started.id().to_string()) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// A client that runs as a workload. Drop kills it.

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 enum Command {
     /// Install what building, the demo and the tests need; safe to repeat.
     Setup(setup::Args),
-    /// Build everything and measure what redial costs, beside the direct path and HAProxy; needs root.
+    /// Build everything and measure what redial costs, beside the direct path and other proxies; needs root.
     Bench(bench::Args),
     /// Build the kernel programs into target/bpf/redial-ebpf.o.
     BuildEbpf,

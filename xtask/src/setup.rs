@@ -36,6 +36,8 @@ const TO_RUN: &[Program] = &[
     ("curl", "curl"),
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
+    // A full path is looked for as it stands.
+    ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
     ("openssl", "openssl"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),

@@ -1,50 +1,92 @@
 //! The client: does one case's work on one path for some time, and measures.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Write as _, stdin, stdout};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use crate::http;
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::http::client::Asking;
+use crate::http::faults::Faults;
+use crate::http::{self, Answers};
 use crate::server::{CHUNK, ECHO, GIVE, PORTS, TAKE};
 use crate::work::{Measured, Metric, Work};
 
+/// What a client says when everything is prepared.
+pub const READY: &str = "ready";
+
 const GIBIBYTE: f64 = 1_073_741_824.0;
 
+/// Prepares, [waits](ready), works and measures.
 pub fn measure(work: Work, host: Ipv4Addr, time: Duration) -> Result<Measured> {
     match work {
+        Work::Requests(asking) => {
+            let wanted = asking.connections;
+            let asking = Asking { connections: fitting(wanted)?, ..asking };
+            let connections = (!asking.is_new_each).then_some(asking.connections);
+            let mut measured =
+                asked(http::client::ask(host, time, asking)?, time, connections, asking.faults)?;
+            measured.values.extend(fewer(asking.connections, wanted)?);
+            Ok(measured)
+        }
+        Work::Streams(streaming) => {
+            let answers = http::streams::ask(host, time, streaming)?;
+            asked(answers, time, Some(streaming.connections), streaming.faults)
+        }
+        Work::Idle { connections } => {
+            let kept = http::idle::open(host, fitting(connections)?)?;
+            ready()?;
+            let values = fewer(kept.len(), connections)?.into_iter().collect();
+            let connections = number(kept.len())?;
+            Ok(Measured { values, connections, requests: connections, gibibytes: 0.0 })
+        }
+        Work::Rest => {
+            ready()?;
+            Ok(Measured { values: Vec::new(), connections: 0.0, requests: 0.0, gibibytes: 0.0 })
+        }
         Work::Connect => connect(host, time),
         Work::Exchange { threads } => exchange(host, time, threads),
         Work::Upload { streams } => transfer(host, time, streams, upload),
         Work::Download { streams } => transfer(host, time, streams, download),
         Work::PingPong { bytes } => ping_pong(host, time, bytes),
-        Work::Requests { connections, exchange, is_new_each } => {
-            let took = http::client::ask(host, time, connections, exchange, is_new_each)?;
-            asked(took, time, (!is_new_each).then_some(connections))
-        }
-        Work::Streams { connections, streams } => {
-            asked(http::streams::ask(host, time, connections, streams)?, time, Some(connections))
-        }
-        Work::Idle { connections } => {
-            http::idle::keep(host, connections)?;
-            let connections = number(connections)?;
-            Ok(Measured { values: Vec::new(), connections, requests: connections, gibibytes: 0.0 })
-        }
     }
 }
 
+/// Says that everything is prepared, and waits for the word to begin.
+pub fn ready() -> Result<()> {
+    writeln!(stdout(), "{READY}")?;
+    ensure!(stdin().read_line(&mut String::new())? > 0, "not to begin");
+    Ok(())
+}
+
+/// As many connections as a proxy with a socket at either end can have descriptors for.
+pub fn fitting(connections: usize) -> Result<usize> {
+    let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(connections.min(usize::try_from(descriptors.saturating_sub(1000) / 2)?))
+}
+
+/// Says how many there are, where these are not as many as the case says.
+fn fewer(connections: usize, wanted: usize) -> Result<Option<(Metric, f64)>> {
+    (connections < wanted).then(|| Ok((Metric::Connections, number(connections)?))).transpose()
+}
+
 /// Without a number of connections there was one for each request.
-fn asked(took: Vec<Duration>, time: Duration, connections: Option<usize>) -> Result<Measured> {
-    let requests = number(took.len())?;
-    let rate = (Metric::PerSecond, requests / time.as_secs_f64());
-    let values = [quantiles(took)?, vec![rate]].concat();
+fn asked(answers: Answers, time: Duration, connections: Option<usize>, faults: Faults) -> Result<Measured> {
+    let requests = number(answers.took.len())?;
+    let mut values = quantiles(answers.took)?;
+    values.push((Metric::PerSecond, requests / time.as_secs_f64()));
+    if !faults.are_none() {
+        values.push((Metric::FailedPercent, number(answers.failed)? * 100.0 / requests));
+    }
     let connections = connections.map_or(Ok(requests), number)?;
     Ok(Measured { values, connections, requests, gibibytes: 0.0 })
 }
 
 fn connect(host: Ipv4Addr, time: Duration) -> Result<Measured> {
+    ready()?;
     let mut took = Vec::new();
     let end = Instant::now() + time;
     for address in addresses(host) {
@@ -61,6 +103,7 @@ fn connect(host: Ipv4Addr, time: Duration) -> Result<Measured> {
 }
 
 fn exchange(host: Ipv4Addr, time: Duration, threads: usize) -> Result<Measured> {
+    ready()?;
     let begun = Instant::now();
     let end = begun + time;
     let counts = at_once(threads, |index| {
@@ -85,6 +128,7 @@ fn exchange(host: Ipv4Addr, time: Duration, threads: usize) -> Result<Measured> 
 fn ping_pong(host: Ipv4Addr, time: Duration, bytes: usize) -> Result<Measured> {
     let mut stream = open(host, 0, ECHO)?;
     let (message, mut answer) = (vec![b'.'; bytes], vec![0; bytes]);
+    ready()?;
     let mut took = Vec::new();
     let end = Instant::now() + time;
     loop {
@@ -107,6 +151,7 @@ fn transfer(
     streams: usize,
     one: impl Fn(Ipv4Addr, usize, Duration) -> Result<(u64, Duration)> + Sync,
 ) -> Result<Measured> {
+    ready()?;
     let each = at_once(streams, |index| one(host, index, time))?;
     let longest = each.iter().map(|(_, took)| *took).max().context("no streams")?;
     let gibibytes = number(each.iter().map(|(bytes, _)| *bytes).sum::<u64>())? / GIBIBYTE;

@@ -7,6 +7,7 @@
 //! This program is also its own client and server and the bare proxy, in processes of their own: the client has to start
 //! in a workload's cgroup.
 
+mod chart;
 mod client;
 mod http;
 mod paths;
@@ -14,9 +15,10 @@ mod proxies;
 mod report;
 mod run;
 mod server;
+mod storm;
 mod work;
 
-use std::io::{Write as _, stderr, stdout};
+use std::io::{Read as _, Write as _, stderr, stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -41,25 +43,34 @@ fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *arguments.as_slice() {
-        ["run", rounds, seconds, file, ref suites @ ..] => {
+        ["run", rounds, seconds, file, ref groups @ ..] => {
             raise_limit()?;
             let length = Length { rounds: rounds.parse()?, each: work::seconds(seconds)? };
-            let named = |suite: &&Suite| suites.is_empty() || suites.contains(&suite.name);
+            let named = |suite: &&Suite| groups.contains(&suite.group);
             let suites: Vec<_> = work::SUITES.iter().filter(named).copied().collect();
             run::run(length, &suites, Path::new(file))
         }
         ["hyper", front, upstream, threads] => {
             http::hyper::serve(front.parse()?, upstream.parse()?, threads.parse()?)
         }
+        ["storm", connections, rate, seconds, file] => {
+            raise_limit()?;
+            storm::run(connections.parse()?, rate.parse()?, seconds.parse()?, Path::new(file))
+        }
+        ["storm-server", host, plan] => storm::serve(host.parse()?, serde_json::from_str(plan)?),
+        ["storm-client", host, plan] => storm::ask(host.parse()?, serde_json::from_str(plan)?),
         ["server", host] => server::serve(host.parse()?),
         ["client", case, host, seconds] => {
             let mut cases = work::SUITES.iter().flat_map(|suite| suite.cases);
             let case = cases.find(|known| known.name == case).context("no such case")?;
             let measured = client::measure(case.work, host.parse()?, work::seconds(seconds)?)?;
-            Ok(writeln!(stdout(), "{}", serde_json::to_string(&measured)?)?)
+            writeln!(stdout(), "{}", serde_json::to_string(&measured)?)?;
+            // Its connections end with it, and that is no part of what was measured.
+            stdin().read_to_end(&mut Vec::new())?;
+            Ok(())
         }
         _ => bail!(
-            "usage: bench run ROUNDS SECONDS FILE [SUITE..]; `cargo xtask bench` builds what this needs and runs it"
+            "usage: bench run ROUNDS SECONDS FILE GROUP.. | storm CONNECTIONS RATE SECONDS FILE; `cargo xtask bench` builds what this needs and runs it"
         ),
     }
 }

@@ -1,8 +1,8 @@
 //! The ways from a client to the server, and what stands on them.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::net::Ipv4Addr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use redial_tests::agent::{Agent, Options};
 use redial_tests::cgroup::Cgroup;
-use redial_tests::world::{SERVER_V4, World};
+use redial_tests::netns::Netns;
+use redial_tests::world::{SERVER_V4, World, pause};
 
-use crate::proxies::{Kind, POLICY, Process, Proxy};
+use crate::client::READY;
+use crate::proxies::{Kind, POLICY, Process, Proxy, policies, pooled};
+use crate::report::REDIAL;
+use crate::server::{COUNT, PORTS};
 use crate::work::{Case, Done, Measured, Metric, Work};
 
 /// A proxy that spends less than a tick in this time is idle.
@@ -36,6 +40,17 @@ enum Via {
     RedialHttp {
         handshake: &'static str,
         is_logged: bool,
+        /// Its connections to the server are shared.
+        is_pooled: bool,
+    },
+    /// For requests, with a number of policies, of which all but one are about other destinations.
+    Policies(usize),
+    /// For requests, with a number of pods enrolled.
+    Pods(usize),
+    /// Past an agent that other workloads of the same network namespace are enrolled with, or none. It runs only
+    /// meanwhile, so nothing else is to be measured beside this.
+    NotEnrolled {
+        is_there_an_agent: bool,
     },
     Proxy {
         kind: Kind,
@@ -46,20 +61,59 @@ enum Via {
 pub const TCP_PATHS: &[Path] = &[
     Path { name: "direct", via: Via::Nothing },
     Path { name: "redial eager", via: Via::Redial { handshake: "eager" } },
-    Path { name: "redial held", via: Via::Redial { handshake: "held" } },
-    proxy("haproxy", Kind::HaProxyTcp(""), 1),
-    proxy("haproxy splice", Kind::HaProxyTcp("option splice-auto"), 2),
+    Path { name: REDIAL, via: Via::Redial { handshake: "held" } },
+    proxy("envoy", Kind::EnvoyTransparent, 1),
+    proxy("haproxy", Kind::HaProxyTcp(""), 2),
+    proxy("haproxy splice", Kind::HaProxyTcp("option splice-auto"), 3),
+    proxy("nginx", Kind::NginxTcp, 4),
 ];
 
 pub const HTTP_PATHS: &[Path] = &[
     Path { name: "direct", via: Via::Nothing },
-    Path { name: "redial eager", via: Via::RedialHttp { handshake: "eager", is_logged: false } },
-    Path { name: "redial held", via: Via::RedialHttp { handshake: "held", is_logged: false } },
-    Path { name: "redial logged", via: Via::RedialHttp { handshake: "held", is_logged: true } },
-    proxy("bare hyper", Kind::Hyper, 3),
-    proxy("envoy", Kind::Envoy, 4),
-    proxy("haproxy", Kind::HaProxy, 5),
-    proxy("nginx", Kind::Nginx, 6),
+    Path {
+        name: "redial eager",
+        via: Via::RedialHttp { handshake: "eager", is_logged: false, is_pooled: false },
+    },
+    Path { name: REDIAL, via: Via::RedialHttp { handshake: "held", is_logged: false, is_pooled: false } },
+    Path {
+        name: "redial logged",
+        via: Via::RedialHttp { handshake: "held", is_logged: true, is_pooled: false },
+    },
+    Path {
+        name: "redial pool",
+        via: Via::RedialHttp { handshake: "held", is_logged: false, is_pooled: true },
+    },
+    proxy("bare hyper", Kind::Hyper, 1),
+    proxy("envoy", Kind::EnvoyTransparent, 2),
+    proxy("envoy explicit", Kind::Envoy, 3),
+    proxy("haproxy", Kind::HaProxy, 4),
+    proxy("nginx", Kind::Nginx, 5),
+];
+
+pub const CONNECTIONS_PATHS: &[Path] = &[
+    Path { name: "direct", via: Via::Nothing },
+    Path { name: REDIAL, via: Via::RedialHttp { handshake: "held", is_logged: false, is_pooled: false } },
+    proxy("envoy", Kind::EnvoyTransparent, 1),
+    proxy("haproxy", Kind::HaProxy, 2),
+    proxy("nginx", Kind::Nginx, 3),
+];
+
+pub const POLICIES_PATHS: &[Path] = &[
+    Path { name: "1 policy", via: Via::Policies(1) },
+    Path { name: "10 policies", via: Via::Policies(10) },
+    Path { name: "100 policies", via: Via::Policies(100) },
+    Path { name: "1,000 policies", via: Via::Policies(1000) },
+];
+
+pub const PODS_PATHS: &[Path] = &[
+    Path { name: "1 pod", via: Via::Pods(1) },
+    Path { name: "25 pods", via: Via::Pods(25) },
+    Path { name: "250 pods", via: Via::Pods(250) },
+];
+
+pub const NOT_ENROLLED_PATHS: &[Path] = &[
+    Path { name: "no agent", via: Via::NotEnrolled { is_there_an_agent: false } },
+    Path { name: "an agent", via: Via::NotEnrolled { is_there_an_agent: true } },
 ];
 
 const fn proxy(name: &'static str, kind: Kind, last: u8) -> Path {
@@ -76,8 +130,22 @@ pub struct Open {
 #[derive(Debug)]
 enum Running {
     Nothing,
-    Redial { agent: Agent, cgroup: Cgroup },
+    /// The clients run in the first pod.
+    Redial {
+        agent: Agent,
+        pods: Vec<Pod>,
+    },
+    NotEnrolled {
+        is_there_an_agent: bool,
+    },
     Proxy(Proxy),
+}
+
+/// A workload, in the world's pod or in a namespace of its own.
+#[derive(Debug)]
+struct Pod {
+    cgroup: Cgroup,
+    _netns: Option<Netns>,
 }
 
 /// Starts the server that all paths lead to.
@@ -94,31 +162,68 @@ pub fn start_server(world: &World) -> Result<Process> {
 impl Path {
     /// Starts what stands on this path. The server is there already.
     pub fn open(self, world: &World) -> Result<Open> {
+        let for_requests =
+            |config| Options { config: Some(config), has_no_access_log: true, ..Options::default() };
         let proxy = match self.via {
             Via::Nothing => Running::Nothing,
-            Via::Redial { handshake } => Running::redial(world, handshake, &Options::default())?,
-            Via::RedialHttp { handshake, is_logged } => {
-                let options =
-                    Options { config: Some(POLICY), has_no_access_log: !is_logged, ..Options::default() };
-                Running::redial(world, handshake, &options)?
+            Via::Redial { handshake } => Running::redial(world, handshake, 1, &Options::default())?,
+            Via::RedialHttp { handshake, is_logged, is_pooled } => {
+                let policy = if is_pooled { pooled() } else { POLICY.to_owned() };
+                let options = Options { has_no_access_log: !is_logged, ..for_requests(&policy) };
+                Running::redial(world, handshake, 1, &options)?
             }
+            Via::Policies(count) => Running::redial(world, "held", 1, &for_requests(&policies(count)))?,
+            Via::Pods(count) => Running::redial(world, "held", count, &for_requests(POLICY))?,
+            Via::NotEnrolled { is_there_an_agent } => Running::NotEnrolled { is_there_an_agent },
             Via::Proxy { kind, front } => Running::Proxy(kind.start(world, front)?),
         };
         Ok(Open { path: self, proxy })
     }
+
+    /// Whether it is another proxy.
+    pub fn is_peer(self) -> bool {
+        matches!(self.via, Via::Proxy { .. })
+    }
+
+    fn retries(self) -> bool {
+        !matches!(self.via, Via::Nothing | Via::Proxy { kind: Kind::Hyper, .. })
+    }
+}
+
+/// How many requests the server has seen so far.
+fn requests_at_server(world: &World) -> Result<f64> {
+    let mut count = [0; 4];
+    world.pod.run(|| {
+        let mut stream = TcpStream::connect((SERVER_V4, PORTS[0]))?;
+        stream.write_all(&[COUNT])?;
+        Ok(stream.read_exact(&mut count)?)
+    })?;
+    Ok(f64::from(u32::from_be_bytes(count)))
+}
+
+impl Pod {
+    fn new(world: &World, index: usize) -> Result<Self> {
+        let cgroup = Cgroup::new("bench-workload")?;
+        let netns = (index > 0).then(|| Netns::new("bench-workload")).transpose()?;
+        pause(netns.as_ref().unwrap_or(&world.pod), &cgroup)?;
+        Ok(Self { cgroup, _netns: netns })
+    }
 }
 
 impl Running {
-    fn redial(world: &World, handshake: &str, options: &Options<'_>) -> Result<Self> {
-        let cgroup = Cgroup::new(&format!("bench-{handshake}"))?;
-        world.pause(&cgroup)?;
-        let options = Options { arguments: &["--handshake", handshake], ..*options };
-        Ok(Self::Redial { agent: Agent::start_with(&[&cgroup], &options)?, cgroup })
+    fn redial(world: &World, handshake: &str, pods: usize, options: &Options<'_>) -> Result<Self> {
+        let pods = (0..pods).map(|index| Pod::new(world, index)).collect::<Result<Vec<_>>>()?;
+        // What the server fails is for the policy to retry, and not a storm.
+        let budget = ["--node-budget-percent", "100", "--node-budget-min-per-second", "100000"];
+        let arguments = [&["--handshake", handshake], budget.as_slice()].concat();
+        let options = Options { arguments: &arguments, ..*options };
+        let cgroups: Vec<_> = pods.iter().map(|pod| &pod.cgroup).collect();
+        Ok(Self::Redial { agent: Agent::start_with(&cgroups, &options)?, pods })
     }
 
     fn pid(&self) -> Option<u32> {
         match self {
-            Self::Nothing => None,
+            Self::Nothing | Self::NotEnrolled { .. } => None,
             Self::Redial { agent, .. } => Some(agent.pid()),
             Self::Proxy(proxy) => Some(proxy.process.0.id()),
         }
@@ -129,51 +234,68 @@ impl Open {
     /// Runs a client of a case on this path, and adds what its proxy spent.
     pub fn measure(&self, world: &World, case: &Case, time: Duration) -> Result<Measured> {
         let program = std::env::current_exe()?;
-        let (mut command, host) = match &self.proxy {
-            Running::Nothing => (Command::new(program), SERVER_V4),
-            Running::Redial { cgroup, .. } => (cgroup.command(program), SERVER_V4),
-            Running::Proxy(proxy) => (Command::new(program), proxy.front),
+        let (mut command, netns, host) = match &self.proxy {
+            Running::Nothing | Running::NotEnrolled { .. } => (Command::new(program), &world.pod, SERVER_V4),
+            Running::Redial { pods, .. } => (pods[0].cgroup.command(program), &world.pod, SERVER_V4),
+            Running::Proxy(proxy) => {
+                (Command::new(program), proxy.netns.as_ref().unwrap_or(&world.pod), proxy.host)
+            }
         };
         command.args(["client", case.name, &host.to_string(), &time.as_secs_f64().to_string()]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let _agent = match self.proxy {
+            Running::NotEnrolled { is_there_an_agent: true } => Some(Agent::start(&[&world.cgroup])?),
+            _ => None,
+        };
+        let memory_before = self.memory_kib()?;
+        let mut client = netns.spawn(&mut command)?;
+        let mut input = client.stdin.take().context("no stdin")?;
+        let mut output = BufReader::new(client.stdout.take().context("no stdout")?).lines();
+        let mut line = || anyhow::Ok(output.next().context("the client ended")??);
+        let said = line()?;
+        ensure!(said == READY, "the client said: {said}");
+        let grown = self.memory_kib()?.zip(memory_before).map(|(now, before)| now - before);
+        let requests_before = requests_at_server(world)?;
         let before = self.cpu_seconds()?;
         let machine_before = machine_seconds()?;
-        let memory_before = self.memory_kib()?;
-        let mut client = world.pod.spawn(&mut command)?;
-        let mut grown = None;
-        if matches!(case.work, Work::Idle { .. }) {
-            let mut line = String::new();
-            BufReader::new(client.stdout.as_mut().context("no stdout")?).read_line(&mut line)?;
-            ensure!(line == "kept\n", "the client said: {line}");
-            grown = self.memory_kib()?.zip(memory_before).map(|(now, before)| now - before);
-        }
-        let output = client.wait_with_output()?;
+        writeln!(input, "begin")?;
+        let result = line()?;
         let machine = machine_seconds()? - machine_before;
         let after = self.settled_cpu_seconds()?;
-        ensure!(output.status.success(), "the client failed: {}", output.status);
-        let mut measured: Measured = serde_json::from_slice(&output.stdout).context("the client's result")?;
-        if let Some((before, after)) = before.zip(after) {
-            measured.values.extend(measured.cpu(case.work, after - before));
+        let requests = requests_at_server(world)? - requests_before;
+        drop(input);
+        ensure!(client.wait()?.success(), "the client failed");
+        let mut measured: Measured = serde_json::from_str(&result).context("the client's result")?;
+        let proxy = before.zip(after).map(|(before, after)| after - before);
+        measured.values.extend(measured.cpu(case.work, proxy, machine));
+        if case.work.has_faults() {
+            measured.values.push((Metric::AttemptsPerRequest, requests / measured.requests));
+            let failed = measured.values.iter().find(|(metric, _)| *metric == Metric::FailedPercent);
+            ensure!(!self.path.retries() || failed.is_some_and(|(_, failed)| *failed == 0.0), "{failed:?}");
         }
-        if matches!(case.work, Work::Requests { .. } | Work::Streams { .. }) {
-            measured.values.push((Metric::MachineMicrosecondsPerRequest, machine * 1e6 / measured.requests));
-        }
-        if let Some(grown) = grown {
-            measured.values.push((Metric::KibibytesPerConnection, grown / measured.connections));
+        match (case.work, memory_before, grown) {
+            (Work::Rest, Some(memory), _) => {
+                measured.values.push((Metric::Mebibytes, memory / 1024.0));
+            }
+            (Work::Idle { .. }, _, Some(grown)) => {
+                measured.values.push((Metric::KibibytesPerConnection, grown / measured.connections));
+            }
+            _ => {}
         }
         Ok(measured)
     }
 
-    /// Fails if redial did not make as many connections as the clients did, or did not see as many requests: then the
-    /// numbers are those of something else, for redial lets through what it cannot help.
+    /// Fails if redial did not make as many connections as the clients did, unless these are shared, or did not see as many
+    /// requests: then the numbers are those of something else, for redial lets through what it cannot help.
     pub fn check(&self, done: Done) -> Result<()> {
         let Running::Redial { agent, .. } = &self.proxy else { return Ok(()) };
         let metrics = agent.metrics()?;
         let made = metrics.sum("redial_connection_attempts_total", &[("outcome", "connected")]);
         let seen = metrics.sum("redial_requests_total", &[("status", "2xx")]);
         let Done { connections, requests } = done;
+        let are_shared = matches!(self.path.via, Via::RedialHttp { is_pooled: true, .. });
         ensure!(
-            made >= connections && seen >= requests,
+            (are_shared || made >= connections) && seen >= requests,
             "{}: of {connections} connections of its clients, {made} were made to the server, and of {requests} \
              requests, {seen} were seen",
             self.path.name

@@ -1,10 +1,15 @@
-//! The explicit proxies that redial is measured beside: how each is started. Their clients connect to them, at an address
-//! of their own loopback.
+//! The proxies that redial is measured beside: how each is started. Clients connect to the explicit ones, at an address of
+//! their own loopback; Envoy stands in a pod's way as well, by a redirect.
 //!
 //! Those that speak HTTP have the same retries as redial's policy, as far as they can, as many threads, and no log.
 
+mod envoy;
+mod haproxy;
+mod nginx;
+
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::thread::{available_parallelism, sleep};
 use std::time::{Duration, Instant};
@@ -12,36 +17,59 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use redial_tests::envoy;
+use redial_tests::netns::Netns;
 use redial_tests::world::{SERVER_V4, World};
-use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::http::{PORT, PORT_H2};
+use crate::http::PORT;
 use crate::server::PORTS;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What redial retries with, where it is measured beside these.
+/// What redial retries with, where it is measured beside these. The others have no budget, and two of them no pauses.
 pub const POLICY: &str = "\
 apiVersion: redial.dev/v1alpha1
 kind: RetryPolicy
 metadata:
   name: bench
 spec:
+  budget: {percent: 100, minPerSecond: 100000}
   http:
     numRetries: 3
     retryOn: [5xx, reset, connect-failure, refused-stream]
+    methods: any
     perTryTimeout: 2s
     timeout: 15s
+    backOff: {baseInterval: 1ms, maxInterval: 10ms}
 ";
+
+/// That policy, with upstream connections that the clients' share.
+pub fn pooled() -> String {
+    format!("{POLICY}    upstream: pool\n")
+}
+
+/// That policy, among others that are about other destinations.
+pub fn policies(count: usize) -> String {
+    let others = (1..count).map(|index| {
+        format!(
+            "apiVersion: redial.dev/v1alpha1\nkind: RetryPolicy\nmetadata: {{name: other-{index}}}\n\
+             spec: {{to: [{{cidrs: [172.16.{}.{}/32], ports: [{PORT}]}}], http: {{}}}}\n---\n",
+            index / 256,
+            index % 256
+        )
+    });
+    others.chain([POLICY.to_owned()]).collect()
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// In TCP mode, with an option.
     HaProxyTcp(&'static str),
+    NginxTcp,
     /// Nothing but hyper: no retries, no timeouts.
     Hyper,
+    /// In a namespace of its own with the workload, whose connections are redirected to it.
+    EnvoyTransparent,
     Envoy,
     HaProxy,
     Nginx,
@@ -51,7 +79,10 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Proxy {
     pub process: Process,
-    pub front: Ipv4Addr,
+    /// Where its clients are, if that is not the world's pod.
+    pub netns: Option<Netns>,
+    /// What they connect to.
+    pub host: Ipv4Addr,
     _files: TempDir,
 }
 
@@ -60,165 +91,102 @@ pub struct Proxy {
 pub struct Process(pub Child);
 
 impl Kind {
-    /// Starts it in the pod's namespace and waits until it listens.
+    /// Starts it beside its clients and waits until it listens.
     pub fn start(self, world: &World, front: Ipv4Addr) -> Result<Proxy> {
         let files = TempDir::new()?;
-        let threads = available_parallelism()?.get();
-        let write = |name: &str, text: &str| {
-            let file = files.path().join(name);
-            fs::write(&file, text).map(|()| file)
-        };
-        let (mut command, port) = match self {
-            Self::HaProxyTcp(option) => {
-                let mut command = Command::new(program("haproxy"));
-                command.args(["-db", "-f"]).arg(write("haproxy.cfg", &haproxy_tcp(front, option))?);
-                (command, PORTS[0])
-            }
-            Self::HaProxy => {
-                let mut command = Command::new(program("haproxy"));
-                command.args(["-db", "-f"]).arg(write("haproxy.cfg", &haproxy(front, threads))?);
-                (command, PORT)
-            }
-            Self::Hyper => {
-                let mut command = Command::new(std::env::current_exe()?);
-                command.args(["hyper", &front.to_string(), &SERVER_V4.to_string(), &threads.to_string()]);
-                (command, PORT)
-            }
-            Self::Envoy => {
-                let mut command = Command::new(envoy::binary()?);
-                let config = serde_json::to_string_pretty(&envoy(front))?;
-                command.arg("--config-path").arg(write("envoy.json", &config)?);
-                command.args(["--disable-hot-restart", "--log-level", "warn"]);
-                command.args(["--concurrency", &threads.to_string()]);
-                (command, PORT)
-            }
-            Self::Nginx => {
-                let mut command = Command::new(program("nginx"));
-                command.arg("-p").arg(files.path()).arg("-c");
-                command.arg(write("nginx.conf", &nginx(front, threads))?).args(["-e", "stderr"]);
-                (command, PORT)
-            }
-        };
+        let netns = (self == Self::EnvoyTransparent).then(|| mesh(world)).transpose()?;
+        let host = if netns.is_some() { SERVER_V4 } else { front };
+        let inside = netns.as_ref().unwrap_or(&world.pod);
+        let mut command = self.command(front, &files)?;
         let log = File::create(files.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut process =
-            Process(world.pod.spawn(&mut command).context("`cargo xtask setup` installs the proxies")?);
+            Process(inside.spawn(&mut command).context("`cargo xtask setup` installs the proxies")?);
+        let address = SocketAddr::from((host, self.port()));
         let deadline = Instant::now() + PATIENCE;
-        while world.pod.run(|| Ok(TcpStream::connect(SocketAddr::from((front, port)))?)).is_err() {
+        while inside.run(|| Ok(TcpStream::connect(address)?)).is_err() {
             let ended = process.0.try_wait()?.is_some();
             if ended || Instant::now() > deadline {
                 bail!("{self:?} does not listen: {}", fs::read_to_string(files.path().join("log"))?);
             }
             sleep(Duration::from_millis(10));
         }
-        Ok(Proxy { process, front, _files: files })
+        Ok(Proxy { process, netns, host, _files: files })
     }
+
+    fn command(self, front: Ipv4Addr, files: &TempDir) -> Result<Command> {
+        let threads = available_parallelism()?.get();
+        let write = |name: &str, text: &str| {
+            let file = files.path().join(name);
+            fs::write(&file, text).map(|()| file)
+        };
+        let haproxy = |config: &str| {
+            let mut command = Command::new(program("haproxy"));
+            command.args(["-db", "-f"]).arg(write("haproxy.cfg", config)?);
+            anyhow::Ok(command)
+        };
+        let nginx = |config: &str| {
+            let mut command = Command::new(program("nginx"));
+            command.arg("-p").arg(files.path()).arg("-c").arg(write("nginx.conf", config)?);
+            command.args(["-e", "stderr"]);
+            anyhow::Ok(command)
+        };
+        let envoy = |config| {
+            let mut command = Command::new(redial_tests::envoy::binary()?);
+            command.arg("--config-path").arg(write("envoy.json", &serde_json::to_string_pretty(&config)?)?);
+            command.args(["--disable-hot-restart", "--log-level", "warn"]);
+            command.args(["--concurrency", &threads.to_string()]).gid(envoy::GROUP);
+            anyhow::Ok(command)
+        };
+        match self {
+            Self::HaProxyTcp(option) => haproxy(&haproxy::tcp(front, threads, option)),
+            Self::HaProxy => haproxy(&haproxy::http(front, threads)),
+            Self::NginxTcp => nginx(&nginx::tcp(front, threads)),
+            Self::Nginx => nginx(&nginx::http(front, threads)),
+            Self::EnvoyTransparent => envoy(envoy::transparent()),
+            Self::Envoy => envoy(envoy::explicit(front)),
+            Self::Hyper => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args(["hyper", &front.to_string(), &SERVER_V4.to_string(), &threads.to_string()]);
+                Ok(command)
+            }
+        }
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Self::HaProxyTcp(_) | Self::NginxTcp | Self::EnvoyTransparent => PORTS[0],
+            Self::Hyper | Self::Envoy | Self::HaProxy | Self::Nginx => PORT,
+        }
+    }
+}
+
+/// Another pod of the same server, so that nobody else's connections pass the redirect and the tracking it needs.
+fn mesh(world: &World) -> Result<Netns> {
+    let mesh = Netns::new("bench-mesh")?;
+    Netns::connect((&world.server, "mesh"), (&mesh, "eth0"))?;
+    for (netns, device, address) in [(&world.server, "mesh", "10.2.0.2/24"), (&mesh, "eth0", "10.2.0.1/24")] {
+        netns.ip(&["address", "add", address, "dev", device])?;
+        netns.ip(&["link", "set", device, "up"])?;
+    }
+    mesh.ip(&["route", "add", &SERVER_V4.to_string(), "via", "10.2.0.2"])?;
+    for_many_connections(&mesh)?;
+    envoy::redirect(&mesh)?;
+    Ok(mesh)
+}
+
+/// The ports of closed connections are lent again after a second. That and more of them to begin with let a busy client
+/// go on; redial's own listener is above them. And thousands connect at once where memory is measured.
+pub fn for_many_connections(netns: &Netns) -> Result<()> {
+    netns.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+    netns.sysctl("net/ipv4/ip_local_port_range", "10000 60999")?;
+    netns.sysctl("net/core/somaxconn", "8192")
 }
 
 /// Daemons are in a folder that is not on everybody's PATH.
 fn program(name: &str) -> String {
     let path = format!("/usr/sbin/{name}");
     if fs::exists(&path).is_ok_and(|is_there| is_there) { path } else { name.to_owned() }
-}
-
-fn haproxy_tcp(front: Ipv4Addr, option: &str) -> String {
-    let [first, .., last] = PORTS;
-    // A server without a port is connected to at the port that the client chose.
-    format!(
-        "global\n  maxconn 1000\n\
-         defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n\
-         listen bench\n  bind {front}:{first}-{last}\n  {option}\n  server upstream {SERVER_V4}\n"
-    )
-}
-
-fn haproxy(front: Ipv4Addr, threads: usize) -> String {
-    format!(
-        "global\n  maxconn 8000\n  nbthread {threads}\n\
-         defaults\n  mode http\n  timeout connect 2s\n  timeout client 1m\n  timeout server 2s\n  \
-         timeout http-keep-alive 1m\n  retries 3\n  retry-on all-retryable-errors\n\
-         listen h1\n  bind {front}:{PORT} backlog 8192\n  server upstream {SERVER_V4}:{PORT}\n\
-         listen h2\n  bind {front}:{PORT_H2} proto h2\n  server upstream {SERVER_V4}:{PORT_H2} proto h2\n"
-    )
-}
-
-/// It speaks HTTP/1 to its upstream for HTTP/2, too.
-fn nginx(front: Ipv4Addr, threads: usize) -> String {
-    format!(
-        "user root;\ndaemon off;\npid nginx.pid;\nworker_processes {threads};\n\
-         events {{ worker_connections 8000; }}\n\
-         http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  keepalive_timeout 10m;\n  \
-         upstream server {{ server {SERVER_V4}:{PORT}; server {SERVER_V4}:{PORT}; keepalive 1024; \
-         keepalive_requests 1000000000; }}\n  \
-         server {{\n    listen {front}:{PORT} reuseport backlog=8192;\n    \
-         listen {front}:{PORT_H2} http2 reuseport;\n    \
-         location / {{\n      proxy_pass http://server;\n      proxy_http_version 1.1;\n      \
-         proxy_set_header Connection \"\";\n      proxy_set_header Host $host;\n      \
-         proxy_next_upstream error timeout http_500 http_502 http_503 http_504 non_idempotent;\n      \
-         proxy_next_upstream_tries 4;\n      proxy_read_timeout 2s;\n    }}\n  }}\n}}\n"
-    )
-}
-
-fn envoy(front: Ipv4Addr) -> Value {
-    let address = |host: Ipv4Addr, port: u16| json!({ "socket_address": { "address": host.to_string(), "port_value": port } });
-    let retry = json!({
-        "retry_on": "5xx,reset,connect-failure,refused-stream",
-        "num_retries": 3,
-        "per_try_timeout": "2s",
-    });
-    let listener = |port: u16, cluster: &str, codec: &str| {
-        json!({
-            "name": cluster,
-            "address": address(front, port),
-            "filter_chains": [{ "filters": [{
-                "name": "envoy.filters.network.http_connection_manager",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.\
-                              HttpConnectionManager",
-                    "stat_prefix": cluster,
-                    "codec_type": codec,
-                    "route_config": { "virtual_hosts": [{
-                        "name": "all",
-                        "domains": ["*"],
-                        "routes": [{
-                            "match": { "prefix": "/" },
-                            "route": { "cluster": cluster, "timeout": "15s", "retry_policy": retry },
-                        }],
-                    }] },
-                    "http_filters": [{
-                        "name": "envoy.filters.http.router",
-                        "typed_config": {
-                            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
-                        },
-                    }],
-                },
-            }] }],
-        })
-    };
-    let most = json!({ "thresholds": [{
-        "max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000,
-    }] });
-    let cluster = |name: &str, port: u16, protocol: &str| {
-        json!({
-            "name": name,
-            "type": "STATIC",
-            "connect_timeout": "2s",
-            "circuit_breakers": most,
-            "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [
-                { "endpoint": { "address": address(SERVER_V4, port) } },
-            ] }] },
-            "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": { protocol: {} },
-            } },
-        })
-    };
-    json!({ "static_resources": {
-        "listeners": [listener(PORT, "h1", "HTTP1"), listener(PORT_H2, "h2", "HTTP2")],
-        "clusters": [
-            cluster("h1", PORT, "http_protocol_options"),
-            cluster("h2", PORT_H2, "http2_protocol_options"),
-        ],
-    } })
 }
 
 impl Drop for Process {

@@ -1,4 +1,5 @@
-//! What a run measured: medians, their spread and their ratio to the direct path, as a table and as JSON.
+//! What a run measured: medians, their spread, their ratio to the direct path and redial's to each peer, as tables and as
+//! JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,10 +12,13 @@ use serde::Serialize;
 
 use crate::paths::Path;
 use crate::run::Length;
-use crate::work::{Case, Measured, Metric, Suite};
+use crate::work::{Aim, Case, Measured, Metric, Suite};
 
-const LABEL: usize = 34;
-const COLUMN: usize = 20;
+/// The path that is set beside each peer.
+pub const REDIAL: &str = "redial held";
+
+const LABEL: usize = 38;
+const COLUMN: usize = 17;
 
 /// The values of all rounds of a suite, by case, metric and path.
 #[derive(Debug)]
@@ -25,8 +29,8 @@ pub struct Report {
 
 /// What the rounds come to for one metric of one case on one path.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Cell {
-    median: f64,
+pub struct Cell {
+    pub median: f64,
     min: f64,
     max: f64,
     /// The median as a multiple of the direct path's; nothing of which the direct path has none.
@@ -34,21 +38,26 @@ struct Cell {
     ratio: Option<f64>,
 }
 
+/// All of a run, for a program to read.
 #[derive(Serialize)]
-struct Document {
+pub struct Document {
     kernel: String,
     processors: usize,
     rounds: usize,
     seconds: f64,
-    rows: Vec<Row>,
+    pub rows: Vec<Row>,
 }
 
 #[derive(Serialize)]
-struct Row {
-    case: &'static str,
-    metric: Metric,
+pub struct Row {
+    pub suite: &'static str,
+    pub case: &'static str,
+    pub metric: Metric,
     unit: &'static str,
-    paths: BTreeMap<&'static str, Cell>,
+    pub paths: BTreeMap<&'static str, Cell>,
+    /// How many times as good as each peer [`REDIAL`] is, of what can be good or bad.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    beside: BTreeMap<&'static str, f64>,
 }
 
 impl Report {
@@ -70,7 +79,9 @@ impl Report {
             for ((name, metric), paths) in &self.rows {
                 if *name == case.name {
                     let paths = self.cells(paths)?;
-                    rows.push(Row { case: case.name, metric: *metric, unit: metric.unit(), paths });
+                    let beside = self.beside(*metric, &paths);
+                    let (suite, unit) = (self.suite.name, metric.unit());
+                    rows.push(Row { suite, case: case.name, metric: *metric, unit, paths, beside });
                 }
             }
         }
@@ -84,20 +95,35 @@ impl Report {
         };
         paths.iter().map(|(path, values)| Ok((*path, Cell::of(values, direct)?))).collect()
     }
+
+    fn beside(&self, metric: Metric, cells: &BTreeMap<&'static str, Cell>) -> BTreeMap<&'static str, f64> {
+        let Some((redial, aim)) = cells.get(REDIAL).zip(metric.aim()) else { return BTreeMap::new() };
+        let peers = self.suite.paths.iter().filter(|path| path.is_peer());
+        peers
+            .filter_map(|peer| {
+                let theirs = cells.get(peer.name)?.median;
+                let times = match aim {
+                    Aim::High => redial.median / theirs,
+                    Aim::Low => theirs / redial.median,
+                };
+                times.is_finite().then_some((peer.name, times))
+            })
+            .collect()
+    }
 }
 
-/// All of a run, for a program to read.
-pub fn json(reports: &[Report], length: Length) -> Result<String> {
-    let Length { rounds, each } = length;
-    let rows = reports.iter().map(Report::rows).collect::<Result<Vec<_>>>()?;
-    let document = Document {
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-        processors: available_parallelism()?.get(),
-        rounds,
-        seconds: each.as_secs_f64(),
-        rows: rows.into_iter().flatten().collect(),
-    };
-    Ok(serde_json::to_string_pretty(&document)? + "\n")
+impl Document {
+    pub fn new(reports: &[Report], length: Length) -> Result<Self> {
+        let Length { rounds, each } = length;
+        let rows = reports.iter().map(Report::rows).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            processors: available_parallelism()?.get(),
+            rounds,
+            seconds: each.as_secs_f64(),
+            rows: rows.into_iter().flatten().collect(),
+        })
+    }
 }
 
 impl Cell {
@@ -110,34 +136,57 @@ impl Cell {
     }
 }
 
-/// Two lines a row: medians with their ratios to the direct path, and below them the least and the greatest.
+/// Two tables: what there is of each path, and how [`REDIAL`] does beside each peer.
 pub fn print(report: &Report) -> Result<()> {
-    let mut text = format!("{:LABEL$}", "");
-    for path in report.suite.paths {
-        write!(text, "{:>COLUMN$}", path.name)?;
-    }
-    text.push('\n');
-    for row in report.rows()? {
+    let rows = report.rows()?;
+    let paths: Vec<_> = report.suite.paths.iter().map(|path| path.name).collect();
+    let mut text = heading(report.suite.name, &paths)?;
+    for row in &rows {
         let (mut medians, mut spreads) = (String::new(), String::new());
-        for path in report.suite.paths {
-            let (median, spread) = match row.paths.get(path.name) {
-                Some(cell) => (
-                    format!(
-                        "{}{}",
-                        short(cell.median),
-                        cell.ratio.map(|ratio| format!("  {ratio:.2}x")).unwrap_or_default()
-                    ),
-                    format!("{}..{}", short(cell.min), short(cell.max)),
-                ),
+        for path in &paths {
+            let (median, spread) = match row.paths.get(path) {
+                Some(cell) => {
+                    let ratio = cell.ratio.map(|ratio| format!("  {ratio:.2}x")).unwrap_or_default();
+                    (
+                        format!("{}{ratio}", short(cell.median)),
+                        format!("{}..{}", short(cell.min), short(cell.max)),
+                    )
+                }
                 None => ("-".to_owned(), String::new()),
             };
             write!(medians, "{median:>COLUMN$}")?;
             write!(spreads, "{spread:>COLUMN$}")?;
         }
-        let label = format!("{}, {}, {}", row.case, row.metric.label(), row.unit);
-        writeln!(text, "{label:LABEL$}{medians}\n{:LABEL$}{spreads}", "")?;
+        writeln!(text, "{:LABEL$}{medians}\n{:LABEL$}{spreads}", row.label(), "")?;
+    }
+    let mut peers = report.suite.paths.iter().filter(|path| path.is_peer()).map(|path| path.name).peekable();
+    if peers.peek().is_some() {
+        let peers: Vec<_> = peers.collect();
+        text += &heading(&format!("{REDIAL} beside each, more is better"), &peers)?;
+        for row in rows.iter().filter(|row| !row.beside.is_empty()) {
+            write!(text, "{:LABEL$}", row.label())?;
+            for peer in &peers {
+                let times = row.beside.get(peer).map_or("-".to_owned(), |times| format!("{times:.2}x"));
+                write!(text, "{times:>COLUMN$}")?;
+            }
+            text.push('\n');
+        }
     }
     Ok(stdout().write_all(text.as_bytes())?)
+}
+
+fn heading(what: &str, columns: &[&str]) -> Result<String> {
+    let mut text = format!("\n{what:LABEL$}");
+    for column in columns {
+        write!(text, "{column:>COLUMN$}")?;
+    }
+    Ok(text + "\n")
+}
+
+impl Row {
+    fn label(&self) -> String {
+        format!("{}, {} {}", self.case, self.metric.label(), self.unit)
+    }
 }
 
 /// Three digits, or all before the point.

@@ -8,9 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use redial_tests::world::World;
 
+use crate::chart;
 use crate::paths::{self, Open};
-use crate::report::{Report, json, print};
-use crate::work::{Done, Suite, Work};
+use crate::proxies::for_many_connections;
+use crate::report::{Document, Report, print};
+use crate::work::{Done, Suite};
 
 /// How long a run takes.
 #[derive(Clone, Copy, Debug)]
@@ -22,17 +24,17 @@ pub struct Length {
 
 pub fn run(length: Length, suites: &[Suite], file: &Path) -> Result<()> {
     let world = World::new("bench")?;
-    // The ports of closed connections are lent again after a second. That and more of them to begin with let a busy
-    // client go on; redial's own listener is above them.
-    world.pod.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
-    world.pod.sysctl("net/ipv4/ip_local_port_range", "10000 60999")?;
-    // Where memory is measured, thousands connect at once.
-    for netns in [&world.pod, &world.server] {
-        netns.sysctl("net/core/somaxconn", "8192")?;
-    }
+    for_many_connections(&world.pod)?;
+    world.server.sysctl("net/core/somaxconn", "8192")?;
     let _server = paths::start_server(&world)?;
     let reports = suites.iter().map(|suite| measure(*suite, length, &world)).collect::<Result<Vec<_>>>()?;
-    fs::write(file, json(&reports, length)?).with_context(|| format!("writing {}", file.display()))
+    let document = Document::new(&reports, length)?;
+    write(file, &(serde_json::to_string_pretty(&document)? + "\n"))?;
+    write(&file.with_extension("svg"), &chart::of(&document)?)
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
 
 fn measure(suite: Suite, length: Length, world: &World) -> Result<Report> {
@@ -42,8 +44,7 @@ fn measure(suite: Suite, length: Length, world: &World) -> Result<Report> {
     for round in 0..length.rounds {
         writeln!(stderr(), "{}, round {} of {}", suite.name, round + 1, length.rounds)?;
         for case in suite.cases {
-            // Memory that was used before and is free again would hide what is used now.
-            if round > 0 && matches!(case.work, Work::Idle { .. }) {
+            if round > 0 && case.work.is_once() {
                 continue;
             }
             for turn in 0..open.len() {

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write, stdout};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
 use std::{io, thread};
 
 use anyhow::Result;
@@ -17,6 +18,8 @@ pub const ECHO: u8 = b'e';
 pub const TAKE: u8 = b't';
 /// Gives without end.
 pub const GIVE: u8 = b'g';
+/// Says how many requests have come so far, four bytes, big-endian.
+pub const COUNT: u8 = b'c';
 
 /// Of each read and write that moves bulk.
 pub const CHUNK: usize = 128 * 1024;
@@ -77,6 +80,7 @@ fn converse(mut stream: TcpStream, chunk: &mut [u8]) -> io::Result<()> {
         GIVE => loop {
             stream.write_all(chunk)?;
         },
+        COUNT => stream.write_all(&http::server::REQUESTS.load(Ordering::Relaxed).to_be_bytes()),
         _ => Err(ErrorKind::InvalidData.into()),
     }
 }

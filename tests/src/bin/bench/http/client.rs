@@ -7,42 +7,60 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::{Exchange, PORT, head};
+use super::faults::{self, Faults};
+use super::{Answers, Exchange, PORT, head};
+use crate::client::ready;
 
 const CHUNK: usize = 64 * 1024;
+
+/// What to ask for, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking {
+    pub connections: usize,
+    pub exchange: Exchange,
+    /// Each request has a connection of its own.
+    pub is_new_each: bool,
+    pub faults: Faults,
+}
+
+/// The bytes of requests, one after the other.
+struct Requests {
+    bytes: Vec<u8>,
+    /// Where the name of a request that fails is, if there are any.
+    name_at: Option<usize>,
+    faults: Faults,
+}
 
 /// One connection and the request on it.
 struct Connection {
     stream: TcpStream,
     begun: Instant,
+    /// Which request of all this is.
+    number: u64,
     sent: usize,
     /// The response's beginning, until its head is whole.
     head: Vec<u8>,
     /// How much of the body is to come, once the head is there.
     body: Option<usize>,
+    has_failed: bool,
 }
 
-/// Asks over and over on so many connections, or on a new one for each request. Returns how long each took.
-pub fn ask(
-    host: Ipv4Addr,
-    time: Duration,
-    connections: usize,
-    exchange: Exchange,
-    is_new_each: bool,
-) -> Result<Vec<Duration>> {
+/// Asks over and over.
+pub fn ask(host: Ipv4Addr, time: Duration, asking: Asking) -> Result<Answers> {
+    let Asking { connections, exchange, is_new_each, faults } = asking;
     let address = SocketAddr::from((host, PORT));
-    let request = exchange.request();
+    let mut requests = Requests::new(exchange, faults);
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    let mut took = Vec::new();
+    let mut answers = Answers::default();
     let mut open = Vec::new();
     for index in 0..connections {
-        open.push(Connection::open(address)?);
-        let events = EpollEvent::new(EpollFlags::EPOLLIN, u64::try_from(index)?);
-        epoll.add(&open[index].stream, events)?;
+        open.push(Connection::open(address, &epoll, index)?);
     }
+    ready()?;
+    let mut numbers = 0..;
     let end = Instant::now() + time;
     for (index, connection) in open.iter_mut().enumerate() {
-        connection.begin(&epoll, index, &request)?;
+        connection.begin(&epoll, index, &mut requests, &mut numbers)?;
     }
     let mut left = connections;
     let mut chunk = vec![0; CHUNK];
@@ -53,50 +71,75 @@ pub fn ask(
         for event in &events[..ready] {
             let index = usize::try_from(event.data())?;
             let connection = &mut open[index];
-            if connection.sent < request.len() {
-                connection.send(&epoll, index, &request)?;
+            if connection.sent < requests.bytes.len() {
+                connection.send(&epoll, index, &mut requests)?;
                 continue;
             }
-            if !connection.receive(&mut chunk, exchange)? {
+            if !connection.receive(&mut chunk, exchange, faults)? {
                 continue;
             }
             let now = Instant::now();
-            took.push(now - connection.begun);
+            answers.add(now - connection.begun, connection.has_failed);
             if now >= end {
                 left -= 1;
                 continue;
             }
             if is_new_each {
-                *connection = Connection::open(address)?;
-                let events = EpollEvent::new(EpollFlags::EPOLLIN, event.data());
-                epoll.add(&connection.stream, events)?;
-                // The time of a new connection begins before it is there.
-                let begun = now;
-                connection.begin(&epoll, index, &request)?;
-                connection.begun = begun;
-            } else {
-                connection.begin(&epoll, index, &request)?;
+                *connection = Connection::open(address, &epoll, index)?;
             }
+            connection.begin(&epoll, index, &mut requests, &mut numbers)?;
+            // The time of a new connection begins before it is there.
+            connection.begun = now;
         }
     }
-    Ok(took)
+    Ok(answers)
+}
+
+impl Requests {
+    fn new(exchange: Exchange, faults: Faults) -> Self {
+        if faults.are_none() {
+            return Self { bytes: exchange.request(""), name_at: None, faults };
+        }
+        let header = format!("{}: {}\r\n", faults::HEADER, faults::NONE);
+        let bytes = exchange.request(&header);
+        let at = bytes.windows(header.len()).position(|window| window == header.as_bytes());
+        Self { bytes, name_at: at.map(|at| at + faults::HEADER.len() + 2), faults }
+    }
+
+    fn of(&mut self, number: u64) -> &[u8] {
+        if let Some(at) = self.name_at {
+            let value = self.faults.value(number);
+            self.bytes[at..at + value.len()].copy_from_slice(value.as_bytes());
+        }
+        &self.bytes
+    }
 }
 
 impl Connection {
-    fn open(address: SocketAddr) -> Result<Self> {
+    fn open(address: SocketAddr, epoll: &Epoll, index: usize) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, begun: Instant::now(), sent: 0, head: Vec::new(), body: None })
+        epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, u64::try_from(index)?))?;
+        let begun = Instant::now();
+        Ok(Self { stream, begun, number: 0, sent: 0, head: Vec::new(), body: None, has_failed: false })
     }
 
-    fn begin(&mut self, epoll: &Epoll, index: usize, request: &[u8]) -> Result<()> {
+    fn begin(
+        &mut self,
+        epoll: &Epoll,
+        index: usize,
+        requests: &mut Requests,
+        numbers: &mut impl Iterator<Item = u64>,
+    ) -> Result<()> {
+        self.number = numbers.next().context("no more numbers")?;
         (self.begun, self.sent, self.body) = (Instant::now(), 0, None);
-        self.send(epoll, index, request)
+        self.send(epoll, index, requests)
     }
 
-    fn send(&mut self, epoll: &Epoll, index: usize, request: &[u8]) -> Result<()> {
+    fn send(&mut self, epoll: &Epoll, index: usize, requests: &mut Requests) -> Result<()> {
         let was_waiting = self.sent > 0;
+        let request = requests.of(self.number);
         match self.stream.write(&request[self.sent..]) {
             Ok(count) => self.sent += count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -111,7 +154,7 @@ impl Connection {
     }
 
     /// Reads once. Says whether the response is whole.
-    fn receive(&mut self, chunk: &mut [u8], exchange: Exchange) -> Result<bool> {
+    fn receive(&mut self, chunk: &mut [u8], exchange: Exchange, faults: Faults) -> Result<bool> {
         let count = match self.stream.read(chunk) {
             Ok(0) => bail!("the connection ended before the response"),
             Ok(count) => count,
@@ -124,12 +167,14 @@ impl Connection {
             self.head.extend_from_slice(&chunk[..count]);
             let Some(end) = head::end(&self.head) else { return Ok(false) };
             let head = &self.head[..end];
+            let length = head::content_length(head)?;
+            self.has_failed = !faults.are_none() && head.starts_with(b"HTTP/1.1 503 ");
             ensure!(
-                head.starts_with(b"HTTP/1.1 200 ") && head::content_length(head)? == exchange.answered(),
+                self.has_failed || head.starts_with(b"HTTP/1.1 200 ") && length == exchange.answered(),
                 "answered with {}",
                 String::from_utf8_lossy(head)
             );
-            let left = (end + exchange.answered()).checked_sub(self.head.len());
+            let left = (end + length).checked_sub(self.head.len());
             self.head.clear();
             left
         };

@@ -16,12 +16,15 @@ pub fn end(bytes: &[u8]) -> Option<usize> {
 
 /// How long the body is.
 pub fn content_length(head: &[u8]) -> Result<usize> {
-    for line in head.split(|byte| *byte == b'\n') {
-        if let Some((name, value)) = line.split_at_checked(15)
-            && name.eq_ignore_ascii_case(b"content-length:")
-        {
-            return str::from_utf8(value)?.trim().parse().context("a Content-Length");
-        }
-    }
-    Ok(0)
+    let Some(value) = field(head, "content-length") else { return Ok(0) };
+    str::from_utf8(value)?.parse().context("a Content-Length")
+}
+
+/// The value of a header.
+pub fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    head.split(|byte| *byte == b'\n').find_map(|line| {
+        let (start, rest) = line.split_at_checked(name.len())?;
+        let value = rest.strip_prefix(b":")?;
+        start.eq_ignore_ascii_case(name.as_bytes()).then(|| value.trim_ascii())
+    })
 }

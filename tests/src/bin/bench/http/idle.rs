@@ -1,15 +1,15 @@
 //! Connections that wait: each has had one answer, and is kept.
 
-use std::io::{Read as _, Write as _, stdin, stdout};
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Exchange, PORT, head};
 
-/// Makes the connections, says so, and keeps them until its input ends.
-pub fn keep(host: Ipv4Addr, connections: usize) -> Result<()> {
-    let request = Exchange::Small.request();
+/// Makes the connections.
+pub fn open(host: Ipv4Addr, connections: usize) -> Result<Vec<TcpStream>> {
+    let request = Exchange::Small.request("");
     let mut kept = Vec::new();
     for _ in 0..connections {
         let address = SocketAddr::from((host, PORT));
@@ -29,7 +29,5 @@ pub fn keep(host: Ipv4Addr, connections: usize) -> Result<()> {
         }
         kept.push(stream);
     }
-    writeln!(stdout(), "kept")?;
-    stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
+    Ok(kept)
 }
