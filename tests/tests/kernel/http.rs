@@ -5,6 +5,7 @@ mod applications;
 mod idle_close;
 mod memory;
 mod operations;
+mod storm;
 mod taken;
 mod wire;
 
