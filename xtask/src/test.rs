@@ -1,5 +1,5 @@
 //! `cargo xtask test`: the unit tests and a moment of every fuzz target, then those on this machine's own kernel, then
-//! those on a Kubernetes of its own, then a few on other kernels.
+//! those on a Kubernetes of its own. A few of them on other kernels where that is asked for.
 //!
 //! The second and the third need root and a cgroup2 hierarchy. Without them the command fails at once, before it builds
 //! anything.
@@ -58,8 +58,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(kubeconfig) = &args.kubeconfig {
         return on_given(kubeconfig, args);
     }
-    // Which tests those are is not for a filter to say.
-    let vm = vm || all && args.rest.is_empty() && vm::can_run();
     if kernel || kubernetes {
         needs_root_and_cgroup2()?;
     }
