@@ -272,6 +272,9 @@ struct Agents<'a>(&'a Namespace<'a>);
 impl Drop for Agents<'_> {
     fn drop(&mut self) {
         drop(self.0.kubectl(&["delete", "daemonset/redial", "--ignore-not-found", "--cascade=foreground"]));
+        // These are in no namespace, and so do not go with one.
+        let name = format!("redial-{}", self.0.name());
+        drop(self.0.kubectl(&["delete", "clusterrole,clusterrolebinding", &name, "--ignore-not-found"]));
     }
 }
 
