@@ -95,7 +95,11 @@ fn a_thousand_pods_leave_nothing_behind(cluster: &OwnCluster) -> Result<()> {
         percentile(99),
         percentile(100)
     );
-    ensure!(last.descriptors <= first.descriptors, "{holds:?}");
+    // At any one moment there may be one more: of the last who asked for the status, or of a request to the API server.
+    until("as few descriptors as after the first pods", || {
+        let now = agent.holds()?.descriptors;
+        if now <= first.descriptors { Ok(Some(())) } else { bail!("{now} are held, and earlier {holds:?}") }
+    })?;
     ensure!(last.memory <= first.memory + MORE_MEMORY, "{holds:?}");
     let [early, late] =
         [&cpu[..COMPARED], &cpu[cpu.len() - COMPARED..]].map(|some| some.iter().sum::<Duration>());
