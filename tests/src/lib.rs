@@ -33,11 +33,22 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
+use nix::sys::utsname::uname;
 
 /// A name that no other test on this machine uses.
 pub(crate) fn unique(role: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     format!("rdl{}-{}-{role}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The first two numbers of this machine's kernel, by which what it can is told.
+pub fn kernel() -> Result<(u32, u32)> {
+    let uname = uname()?;
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
+    let mut next =
+        || numbers.next().and_then(Result::ok).with_context(|| format!("the kernel's release {release}"));
+    Ok((next()?, next()?))
 }
 
 /// Where `cargo xtask setup` puts what it does not install for everybody.

@@ -1,5 +1,6 @@
 //! The agent in a container, beside containers that are workloads.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -25,7 +26,8 @@ fn an_agent_in_a_container_serves_others() -> Result<()> {
     let apart = workload(&worlds[0])?;
     let _agent = serve(PRIVILEGES, &[], &clients)?;
     for (world, client) in worlds.iter().zip(&clients) {
-        is_served(world, client)?;
+        let (local, seen) = is_served(world, client)?;
+        assert_eq!(local, seen);
     }
     let refused = PORT + 1;
     let firewall = Firewall::new(&worlds[0].server)?;
@@ -41,7 +43,7 @@ fn without_net_admin_it_serves_or_says_what_lacks() -> Result<()> {
     let world = World::new("caps")?;
     let clients = [workload(&world)?];
     let kernel = uname()?.release().to_string_lossy().into_owned();
-    let arguments: &[&str] = if release(&kernel)? < (6, 9) {
+    let arguments: &[&str] = if redial_tests::kernel()? < (6, 9) {
         let mut agent = agent(WITHOUT_NET_ADMIN, &[], &clients)?;
         let (status, said) = (agent.wait()?, agent.said()?);
         ensure!(status.code() == Some(1), "{status}: {said}");
@@ -55,15 +57,9 @@ fn without_net_admin_it_serves_or_says_what_lacks() -> Result<()> {
         &[]
     };
     let _agent = serve(WITHOUT_NET_ADMIN, arguments, &clients)?;
-    is_served(&world, &clients[0])
-}
-
-/// The first two numbers of a kernel's release.
-fn release(kernel: &str) -> Result<(u32, u32)> {
-    let mut numbers = kernel.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
-    let mut next =
-        || numbers.next().and_then(Result::ok).with_context(|| format!("the kernel's release {kernel}"));
-    Ok((next()?, next()?))
+    let (_, seen) = is_served(&world, &clients[0])?;
+    assert_eq!(seen.ip(), Family::V4.pod());
+    Ok(())
 }
 
 fn workload(world: &World) -> Result<Container> {
@@ -93,7 +89,8 @@ fn serve(privileges: &[&str], arguments: &[&str], clients: &[Container]) -> Resu
     Ok(agent)
 }
 
-fn is_served(world: &World, client: &Container) -> Result<()> {
+/// Dials a server that refuses twice. Gives what the client takes for its address, and what the server does.
+fn is_served(world: &World, client: &Container) -> Result<(SocketAddr, SocketAddr)> {
     let server = Upstream::start(&world.server, Family::V4.server(PORT), &[])?;
     let firewall = Firewall::new(&world.server)?;
     firewall.set(PORT, Fate::RefuseFirst(2, 1_000_000))?;
@@ -101,8 +98,7 @@ fn is_served(world: &World, client: &Container) -> Result<()> {
     assert_eq!(dialled.errno, None);
     assert_eq!(dialled.peer, Some(Family::V4.server(PORT)));
     assert_eq!(firewall.attempts_to(PORT)?, 3);
-    assert_eq!(dialled.local, Some(server.wait_played(1)?[0].peer));
-    Ok(())
+    Ok((dialled.local.context("no address")?, server.wait_played(1)?[0].peer))
 }
 
 fn dial(client: &Container, port: u16) -> Result<Dialled> {

@@ -298,8 +298,10 @@ fn fast_open_fails_as_without_redial() -> Result<()> {
     Ok(())
 }
 
+/// Before Linux 5.19 it is intercepted, as it cannot be told: it falls back to TCP, and ends at the engine's address.
 #[test]
 fn multipath_tcp_works() -> Result<()> {
+    let told = redial_tests::kernel()? >= (5, 19);
     let world = World::new("mptcp")?;
     let _agent = Agent::start(&[&world.cgroup])?;
     for (port, family) in (PORT..).zip([Family::V4, Family::V6]) {
@@ -310,7 +312,7 @@ fn multipath_tcp_works() -> Result<()> {
         let client = world.dial(&dial)?;
         assert_eq!(client.errno, None);
         assert_eq!(client.step(1), Some(&Played::Text("pong".to_owned())));
-        assert_eq!(client.peer, Some(family.server(port)));
+        assert_eq!(client.peer.map(|peer| peer == family.server(port)), Some(told), "{:?}", client.peer);
         assert_eq!(server.wait_played(1)?[0].peer.ip(), family.pod());
     }
     Ok(())
