@@ -116,6 +116,14 @@ impl Cluster {
         run(self.command().args(arguments)).with_context(|| format!("kubectl {}", arguments.join(" ")))
     }
 
+    /// Helm, as the cluster's admin. It reads `values` where `--values=-` is said.
+    pub fn helm(&self, arguments: &[&str], values: &str) -> Result<String> {
+        let helm = std::env::var_os("HELM_BIN").context("HELM_BIN is not set: run `cargo xtask test`")?;
+        let mut command = run_by(&self.entry, Path::new(&helm));
+        command.args(arguments).arg("--kubeconfig").arg(&self.kubeconfig);
+        run_with(&mut command, values).with_context(|| format!("helm {}", arguments.join(" ")))
+    }
+
     /// An object or a list as it is now.
     pub fn get(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.kubectl(&[&["get", "--output=json"], arguments].concat())?;

@@ -66,6 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         setup::to_run()?;
     }
     if kubernetes {
+        setup::to_render()?;
         setup::to_run_kubernetes()?;
     }
     if vm {
@@ -93,7 +94,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let images = pods[0].parent().context("an image without a folder")?;
         let mut tests = by_root(tests(&["kubernetes"]))?;
         tests.args(&args.rest).env("REDIAL_IMAGES", images).env("REDIAL_BIN", image::redial_program()?);
-        shell::run(tests.env("REDIAL_KUBERNETES", setup::kubernetes::folder()?))?;
+        tests.env("REDIAL_KUBERNETES", setup::kubernetes::folder()?).env("HELM_BIN", setup::helm::program()?);
+        shell::run(&mut tests)?;
     }
     if vm {
         vm::short(&image::redial_program()?)?;
@@ -101,16 +103,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests that need no more of a cluster than its API. It needs neither root nor Kubernetes here, but kubectl.
+/// Runs the tests that need no more of a cluster than its API. It needs neither root nor Kubernetes here, but kubectl and Helm.
 fn on_given(kubeconfig: &Path, args: &Args) -> Result<()> {
     let kubeconfig = fs::canonicalize(kubeconfig)
         .with_context(|| format!("--kubeconfig: cannot read {}", kubeconfig.display()))?;
     shell::which("kubectl").context("--kubeconfig: there is no kubectl on PATH")?;
     setup::to_build()?;
+    setup::to_render()?;
     build_ebpf::run()?;
     let [pod, _] = image::pods()?;
     let mut tests = tests(&["kubernetes"]);
-    tests.args(&args.rest).env("REDIAL_KUBECONFIG", kubeconfig);
+    tests.args(&args.rest).env("REDIAL_KUBECONFIG", kubeconfig).env("HELM_BIN", setup::helm::program()?);
     println!("the cluster's nodes need these images, or have to be able to pull them:");
     for (image, archive) in [(image::reference(), image::redial()?), (image::POD.to_owned(), pod)] {
         let name = match &args.image_prefix {

@@ -25,11 +25,30 @@ pub struct Object {
     /// What stands for a file's path: `HTTPRoute.gateway.networking.k8s.io/shop/cart`.
     pub place: Arc<Path>,
     pub text: Arc<str>,
-    /// Of its status what redial has a part in: the conditions of its own kind, the parents of a route.
+    /// Of its status what redial has a part in: the conditions of its own kind, the list of [`Entries`].
     pub status: Arc<Value>,
-    /// The Services that a route hangs on, as it says it.
-    pub parents: Arc<[Value]>,
+    /// What redial has an entry about in that list, as the object names it: Services that a route hangs on, targets of a policy.
+    pub subjects: Arc<[Value]>,
 }
+
+/// The list in an object's status where every system has entries of its own, one for each thing that the object refers to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entries {
+    /// Of its status.
+    pub(super) list: &'static str,
+    /// Of an entry: what it is about.
+    pub(super) about: &'static str,
+    /// Of its spec: what it refers to.
+    refers: &'static str,
+    /// What an entry says where the object is not in force.
+    pub(super) refused: &'static str,
+}
+
+/// The Gateway API's words.
+const OF_ROUTE: Entries =
+    Entries { list: "parents", about: "parentRef", refers: "parentRefs", refused: "UnsupportedValue" };
+const OF_POLICY: Entries =
+    Entries { list: "ancestors", about: "ancestorRef", refers: "targetRefs", refused: "Invalid" };
 
 /// The objects that there are.
 #[derive(Debug, Default)]
@@ -60,15 +79,20 @@ impl Kind {
         self.group == "redial.dev"
     }
 
-    /// Whether it is a route of the Gateway API, which keeps in its status what every system has made of it.
-    #[must_use]
-    pub fn is_route(&self) -> bool {
-        self.group == "gateway.networking.k8s.io" && matches!(self.kind, "HTTPRoute" | "GRPCRoute")
+    /// Routes of the Gateway API, and what is attached to them in its way.
+    pub(super) fn entries(&self) -> Option<&'static Entries> {
+        match (self.group, self.kind) {
+            ("gateway.networking.k8s.io", "HTTPRoute" | "GRPCRoute") => Some(&OF_ROUTE),
+            ("gateway.networking.k8s.io", "BackendTrafficPolicy")
+            | ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy")
+            | ("gateway.kgateway.dev", "TrafficPolicy") => Some(&OF_POLICY),
+            _ => None,
+        }
     }
 
     /// What redial writes of its status, if anything.
     fn status_field(&self) -> Option<&'static str> {
-        if self.is_own() { Some("conditions") } else { self.is_route().then_some("parents") }
+        if self.is_own() { Some("conditions") } else { self.entries().map(|entries| entries.list) }
     }
 
     #[must_use]
@@ -128,8 +152,11 @@ impl Object {
                 }
             }
         }
-        let parents = document.get("spec").and_then(|spec| spec.get("parentRefs")).and_then(Value::as_array);
-        let services = parents.into_iter().flatten().filter(|parent| kind.is_route() && is_service(parent));
+        let entries = kind.entries();
+        let refers = entries.and_then(|entries| document.get("spec")?.get(entries.refers)?.as_array());
+        // What a route says of Gateways is theirs.
+        let is_ours = |subject: &&Value| entries == Some(&OF_POLICY) || is_service(subject);
+        let subjects = refers.into_iter().flatten().filter(is_ours).cloned().collect();
         Some(Self {
             kind,
             uid: metadata.uid.unwrap_or_default(),
@@ -138,7 +165,7 @@ impl Object {
             place: kind.place(&namespace, &name),
             namespace,
             name,
-            parents: services.cloned().collect(),
+            subjects,
             text: Value::Object(document).to_string().into(),
             status: Arc::new(status),
         })
@@ -236,18 +263,25 @@ mod tests {
     }
 
     #[test]
-    fn a_route_says_which_services_it_hangs_on() {
-        let parents = json!([
+    fn what_an_object_refers_to_is_known() {
+        let refers = json!([
             {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"},
             {"group": "", "kind": "Service", "name": "web", "port": 80},
             {"kind": "Service", "name": "of-another-group"},
             "odd",
         ]);
-        let more = json!({"spec": {"parentRefs": parents}, "status": {"parents": [1], "conditions": [2]}});
-        let route = object(&KINDS[1], "a", &more);
-        assert_eq!((&*route.parents, &*route.status), (&[parents[1].clone()][..], &json!([1])));
-        let other = object(&KINDS[7], "a", &more);
-        assert_eq!((&*other.parents, &*other.status), (&[][..], &json!(null)));
+        let more = json!({
+            "spec": {"parentRefs": refers, "targetRefs": [refers[0]]},
+            "status": {"parents": [1], "conditions": [2], "ancestors": [3]},
+        });
+        let known = |kind: usize| {
+            let object = object(&KINDS[kind], "a", &more);
+            (object.subjects.to_vec(), (*object.status).clone())
+        };
+        let of = |name: &str| KINDS.iter().position(|kind| kind.full_name() == name).unwrap();
+        assert_eq!(known(of("HTTPRoute.gateway.networking.k8s.io")), (vec![refers[1].clone()], json!([1])));
+        assert_eq!(known(of("TrafficPolicy.gateway.kgateway.dev")), (vec![refers[0].clone()], json!([3])));
+        assert_eq!(known(of("RouteOption.gateway.solo.io")), (vec![], json!(null)));
     }
 
     #[test]

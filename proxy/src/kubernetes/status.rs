@@ -1,9 +1,10 @@
-//! What has become of policy objects, told to who wrote them: conditions of redial's own and of routes, events about others'.
+//! What has become of policy objects, told to who wrote them: conditions of redial's own and of the Gateway API's, events about
+//! others'.
 //!
 //! Every node's agent keeps a lease that says which objects it has in force. One of the agents, which holds another lease,
 //! writes for all: so that a thousand nodes don't write the same thing a thousand times.
 
-mod routes;
+mod entries;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -18,7 +19,7 @@ use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, Post
 use kube::core::GroupVersionKind;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Error};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -112,7 +113,7 @@ impl Writer {
         }
         let nodes = self.nodes().await?;
         let told =
-            [self.conditions(report, &nodes).await, self.routes(report).await, self.events(report).await];
+            [self.conditions(report, &nodes).await, self.entries(report).await, self.events(report).await];
         told.into_iter().collect()
     }
 
@@ -209,29 +210,29 @@ impl Writer {
         result
     }
 
-    /// What routes say of the Services that they hang on.
-    async fn routes(&self, report: &Report) -> Result<(), Error> {
+    /// What objects of the Gateway API say of the things that they refer to.
+    async fn entries(&self, report: &Report) -> Result<(), Error> {
         let mut result = Ok(());
-        for object in report.objects.iter().filter(|object| object.kind.is_route()) {
+        for object in report.objects.iter() {
             let refused = report.refused.get(&object.place);
-            if routes::parents(object, refused).is_some() {
-                result = self.route(object, refused).await.and(result);
+            if entries::wanted(object, refused).is_some() {
+                result = self.write_entries(object, refused).await.and(result);
             }
         }
         result
     }
 
-    async fn route(&self, object: &Object, refused: Option<&String>) -> Result<(), Error> {
+    async fn write_entries(&self, object: &Object, refused: Option<&String>) -> Result<(), Error> {
         let api = self.api(object);
         // The list is others' too, and is written as a whole: as it is now, and not as it was when it was looked at.
         let now = api.get_opt(&object.name).await?.and_then(|now| Object::new(object.kind, now));
         let Some(now) = now.filter(|now| now.uid == object.uid && now.generation == object.generation) else {
             return Ok(());
         };
-        let Some(parents) = routes::parents(&now, refused) else { return Ok(()) };
-        let patch = json!({
-            "metadata": {"resourceVersion": now.resource_version}, "status": {"parents": parents},
-        });
+        let Some((list, entries)) = entries::wanted(&now, refused) else { return Ok(()) };
+        let mut status = Map::new();
+        status.insert(list.to_owned(), entries);
+        let patch = json!({"metadata": {"resourceVersion": now.resource_version}, "status": status});
         let written = api.patch_status(&object.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
         lost_race(may_be_gone(written)).map(drop)
     }

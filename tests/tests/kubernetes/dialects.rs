@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use redial_tests::cluster::{Cluster, Namespace, until};
 use serde_json::{Value, json};
 
+use crate::definitions::Definitions;
 use crate::shipped::{Shipped, client, service};
 use crate::{Run, Test};
 
@@ -283,7 +284,7 @@ fn objects_of_every_system_are_in_force(cluster: &Cluster) -> Result<()> {
     let address = service(&namespace, "web", &json!({"app": "server"}))?;
     client(&namespace, "client")?;
     let shipped = Shipped::install(cluster)?;
-    let definitions = Definitions::install(cluster)?;
+    let definitions = Definitions::install(cluster, &DEFINITIONS.join("\n---\n"))?;
     let world = World { namespace: &namespace, shipped: &shipped, address, asked: Cell::new(0) };
     world.becomes("", None)?;
     for case in CASES {
@@ -296,6 +297,20 @@ fn objects_of_every_system_are_in_force(cluster: &Cluster) -> Result<()> {
     drop(definitions);
     world.becomes(case.content_type, None)
 }
+
+/// How a kind says in its status what has become of the things that it refers to.
+struct Entries {
+    list: &'static str,
+    about: &'static str,
+    refers: &'static str,
+    /// The reason where it is not in force.
+    refused: &'static str,
+}
+
+const OF_ROUTE: Entries =
+    Entries { list: "parents", about: "parentRef", refers: "parentRefs", refused: "UnsupportedValue" };
+const OF_POLICY: Entries =
+    Entries { list: "ancestors", about: "ancestorRef", refers: "targetRefs", refused: "Invalid" };
 
 struct World<'a> {
     namespace: &'a Namespace<'a>,
@@ -315,8 +330,10 @@ impl World<'_> {
             let told = self.told(kind)?;
             if told.iter().any(|told| told.starts_with(field)) { Ok(Some(())) } else { bail!("{told:?}") }
         })?;
-        if kind.ends_with("Route") {
-            self.route_says_so(kind, field)?;
+        match kind {
+            "HTTPRoute" | "GRPCRoute" => self.status_says_so(kind, field, &OF_ROUTE)?,
+            "TrafficPolicy" => self.status_says_so(kind, field, &OF_POLICY)?,
+            _ => {}
         }
         // What is right stays in force beside it.
         self.is(case.content_type, Some(case.policy))?;
@@ -350,31 +367,32 @@ impl World<'_> {
         Ok(())
     }
 
-    /// In the status of a route what is said of its Service, beside what another controller says.
-    fn route_says_so(&self, kind: &str, field: &str) -> Result<()> {
+    /// In the status what is said of the one thing that the object refers to, beside what another controller says.
+    fn status_says_so(&self, kind: &str, field: &str, entries: &Entries) -> Result<()> {
+        let Entries { list, about, refers, refused } = *entries;
         let entries = |name: &str| {
-            let route = self.namespace.get(&[kind, name])?;
-            let entries = route["status"]["parents"].as_array().cloned().unwrap_or_default();
+            let object = self.namespace.get(&[kind, name])?;
+            let entries = object["status"][list].as_array().cloned().unwrap_or_default();
             let (own, others): (Vec<Value>, Vec<Value>) =
                 entries.into_iter().partition(|entry| entry["controllerName"] == "redial.dev/agent");
-            ensure!(own.len() == 1, "{route}");
-            ensure!(own[0]["parentRef"] == route["spec"]["parentRefs"][0], "{route}");
+            ensure!(own.len() == 1, "{object}");
+            ensure!(own[0][about] == object["spec"][refers][0], "{object}");
             Ok((own[0]["conditions"][0].clone(), others))
         };
-        let (accepted, _) = until("a route is accepted", || entries("web").map(Some))?;
+        let (accepted, _) = until("it is accepted", || entries("web").map(Some))?;
         ensure!(accepted["type"] == "Accepted" && accepted["status"] == "True", "{accepted}");
-        let (accepted, _) = until("a route is refused", || entries("wrong").map(Some))?;
-        ensure!(accepted["status"] == "False" && accepted["reason"] == "UnsupportedValue", "{accepted}");
+        let (accepted, _) = until("it is refused", || entries("wrong").map(Some))?;
+        ensure!(accepted["status"] == "False" && accepted["reason"] == refused, "{accepted}");
         ensure!(accepted["message"].as_str().is_some_and(|why| why.starts_with(field)), "{accepted}");
 
         let other = json!({
-            "parentRef": {"name": "edge"}, "controllerName": "example.com/gateway",
+            about: {"name": "edge"}, "controllerName": "example.com/gateway",
             "conditions": [{
                 "type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
                 "lastTransitionTime": "2026-01-01T00:00:00Z",
             }],
         });
-        let patch = json!({"status": {"parents": [other]}}).to_string();
+        let patch = json!({"status": {list: [other]}}).to_string();
         self.namespace.kubectl(&[
             "patch",
             kind,
@@ -408,29 +426,5 @@ impl World<'_> {
             object["kind"] == kind && object["name"] == "wrong" && one["type"] == "Warning"
         };
         Ok(messages(&events["items"], &is_of_it))
-    }
-}
-
-/// The other systems' kinds. Drop deletes them, and every object with them.
-struct Definitions<'a>(&'a Cluster);
-
-impl<'a> Definitions<'a> {
-    fn install(cluster: &'a Cluster) -> Result<Self> {
-        let all = DEFINITIONS.join("\n---\n");
-        // Those that there are already are somebody's.
-        let there = cluster.present(&all)?;
-        ensure!(there.is_empty(), "the cluster has kinds already that this test makes and deletes:\n{there}");
-        let definitions = Self(cluster);
-        cluster.apply(&all)?;
-        for name in cluster.present(&all)?.lines() {
-            cluster.wait(name, "condition=Established")?;
-        }
-        Ok(definitions)
-    }
-}
-
-impl Drop for Definitions<'_> {
-    fn drop(&mut self) {
-        drop(self.0.take_back(&DEFINITIONS.join("\n---\n")));
     }
 }

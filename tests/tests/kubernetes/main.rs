@@ -14,10 +14,12 @@
 
 mod agent;
 mod churn;
+mod definitions;
 mod deploy;
 mod dialects;
 mod enrolment;
 mod given;
+mod helm;
 mod restart;
 mod rig;
 mod rolling;
@@ -51,6 +53,7 @@ const TESTS: &[&[Test]] = &[
     services::TESTS,
     dialects::TESTS,
     deploy::TESTS,
+    helm::TESTS,
     rolling::TESTS,
     restart::TESTS,
     given::TESTS,

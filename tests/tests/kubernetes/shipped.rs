@@ -33,11 +33,16 @@ impl<'a> Shipped<'a> {
 
     /// The same with something changed.
     pub(crate) fn install_as(cluster: &'a Cluster, manifest: &str) -> Result<Self> {
+        Self::install_by(cluster, || cluster.apply(manifest))
+    }
+
+    /// The same objects, however they come into the cluster.
+    pub(crate) fn install_by(cluster: &'a Cluster, install: impl FnOnce() -> Result<()>) -> Result<Self> {
         // What there is already is somebody's.
-        let there = cluster.present(manifest)?;
+        let there = cluster.present(&manifest()?)?;
         ensure!(there.is_empty(), "the cluster has a redial already:\n{there}");
         let shipped = Self(cluster);
-        cluster.apply(manifest)?;
+        install()?;
         cluster.wait("crd/retrypolicies.redial.dev", "condition=Established")?;
         shipped.rolled_out()?;
         Ok(shipped)

@@ -1,35 +1,44 @@
-//! What a route of the Gateway API says, in `status.parents`, of the Services that it hangs on. Pure.
+//! What an object of the Gateway API says in its status of the things that it refers to: of a route's Services in
+//! `status.parents`, of a policy's targets in `status.ancestors`. Pure.
 //!
-//! Every system that reads a route has entries of its own there: for redial's, one for each Service.
+//! Every system that reads such an object has entries of its own there: for redial's, one for each.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Object, accepted, are_said, said};
 
 /// Whose entries are redial's.
 const CONTROLLER: &str = "redial.dev/agent";
+/// More entries the API server does not take in one list.
+const MOST: usize = 16;
 
-/// The list that is to be written, with what others have in it; none where redial's entries are right. `refused`: what is
-/// wrong with the route.
-pub(super) fn parents(object: &Object, refused: Option<&String>) -> Option<Value> {
-    let wanted = [accepted(refused, "UnsupportedValue")];
+/// The list that is to be written and its name, with what others have in it; none where redial's entries are right.
+/// `refused`: what is wrong with the object.
+pub(super) fn wanted(object: &Object, refused: Option<&String>) -> Option<(&'static str, Value)> {
+    let entries = object.kind.entries()?;
+    let wanted = [accepted(refused, entries.refused)];
     let there = object.status.as_array().map(Vec::as_slice).unwrap_or_default();
     let (own, others): (Vec<_>, Vec<_>) =
         there.iter().partition(|entry| entry["controllerName"] == CONTROLLER);
-    let known = |parent: &Value| {
+    let subjects = object.subjects.iter().take(MOST.saturating_sub(others.len()));
+    let known = |subject: &Value| {
         own.iter()
-            .find(|entry| entry["parentRef"] == *parent)
+            .find(|entry| entry[entries.about] == *subject)
             .map_or(&Value::Null, |entry| &entry["conditions"])
     };
-    let is_said = |parent: &Value| are_said(known(parent), &wanted, object.generation);
-    if own.len() == object.parents.len() && object.parents.iter().all(is_said) {
+    let is_said = |subject: &Value| are_said(known(subject), &wanted, object.generation);
+    if own.len() == subjects.len() && subjects.clone().all(is_said) {
         return None;
     }
-    let own = object.parents.iter().map(|parent| {
-        let conditions = said(known(parent), &wanted, object.generation);
-        json!({"parentRef": parent, "controllerName": CONTROLLER, "conditions": conditions})
+    let own = subjects.map(|subject| {
+        let conditions = said(known(subject), &wanted, object.generation);
+        let mut entry = Map::new();
+        entry.insert(entries.about.to_owned(), subject.clone());
+        entry.insert("controllerName".to_owned(), json!(CONTROLLER));
+        entry.insert("conditions".to_owned(), conditions);
+        Value::Object(entry)
     });
-    Some(others.into_iter().cloned().chain(own).collect())
+    Some((entries.list, others.into_iter().cloned().chain(own).collect()))
 }
 
 #[cfg(test)]
@@ -38,9 +47,13 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::parents;
+    use super::wanted;
     use crate::dialect::KINDS;
     use crate::kubernetes::Object;
+
+    fn list_of(object: &Object, refused: Option<&String>) -> Value {
+        wanted(object, refused).unwrap().1
+    }
 
     fn route(parents: &Value) -> Object {
         let object = json!({
@@ -59,7 +72,7 @@ mod tests {
         let mut route = route(&json!([gateway, service("a"), service("b")]));
         let foreign = json!({"parentRef": gateway, "controllerName": "example.com/gateway", "conditions": [{"type": "Accepted"}]});
         route.status = Arc::new(json!([foreign]));
-        let list = parents(&route, None).unwrap();
+        let list = list_of(&route, None);
         assert_eq!((list.as_array().unwrap().len(), &list[0]), (3, &foreign));
         assert_eq!(
             (&list[2]["parentRef"], &list[2]["controllerName"]),
@@ -71,8 +84,8 @@ mod tests {
 
         // Once it is written there is nothing to do, until something changes.
         route.status = Arc::new(list);
-        assert_eq!(parents(&route, None), None);
-        let list = parents(&route, Some(&"spec.rules: too many".to_owned())).unwrap();
+        assert_eq!(wanted(&route, None), None);
+        let list = list_of(&route, Some(&"spec.rules: too many".to_owned()));
         let condition = &list[1]["conditions"][0];
         assert_eq!(
             (&condition["status"], &condition["reason"]),
@@ -80,20 +93,48 @@ mod tests {
         );
         assert_eq!(condition["message"], "spec.rules: too many");
         route.generation = 3;
-        assert_eq!(parents(&route, None).unwrap()[1]["conditions"][0]["observedGeneration"], 3);
+        assert_eq!(list_of(&route, None)[1]["conditions"][0]["observedGeneration"], 3);
 
         // What it does not hang on any more goes, and what is others' stays.
-        route.parents = Arc::default();
-        assert_eq!(parents(&route, None), Some(json!([foreign])));
+        route.subjects = Arc::default();
+        assert_eq!(list_of(&route, None), json!([foreign]));
     }
 
     #[test]
     fn a_route_without_services_is_left_alone() {
         let mut route = route(&json!([{"name": "edge"}]));
-        assert_eq!(parents(&route, None), None);
+        assert_eq!(wanted(&route, None), None);
         for odd in [json!("odd"), json!([1, null, {"controllerName": 1}]), json!([])] {
             route.status = Arc::new(odd);
-            assert_eq!(parents(&route, None), None);
+            assert_eq!(wanted(&route, None), None);
         }
+    }
+
+    #[test]
+    fn a_policy_says_it_of_its_targets() {
+        let target =
+            |name: &str| json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": name});
+        let kind = KINDS.iter().find(|kind| kind.kind == "TrafficPolicy").unwrap();
+        let targets: Vec<_> = (0..16).map(|number| target(&number.to_string())).collect();
+        let object = json!({
+            "apiVersion": "gateway.kgateway.dev/v1alpha1",
+            "kind": "TrafficPolicy",
+            "metadata": {"name": "a", "namespace": "shop", "generation": 2},
+            "spec": {"targetRefs": targets},
+        });
+        let mut policy = Object::new(kind, serde_json::from_value(object).unwrap()).unwrap();
+        let (field, list) = wanted(&policy, Some(&"spec.retry: no".to_owned())).unwrap();
+        assert_eq!((field, list.as_array().unwrap().len()), ("ancestors", 16));
+        assert_eq!(list[1]["ancestorRef"], target("1"));
+        assert_eq!(list[1]["conditions"][0]["reason"], "Invalid");
+
+        // There is room for as many as the API server takes, and others' stay.
+        let foreign =
+            json!({"ancestorRef": target("x"), "controllerName": "example.com/gateway", "conditions": []});
+        policy.status = Arc::new(json!([foreign]));
+        let (_, list) = wanted(&policy, None).unwrap();
+        assert_eq!((list.as_array().unwrap().len(), &list[0]), (16, &foreign));
+        policy.status = Arc::new(list);
+        assert_eq!(wanted(&policy, None), None);
     }
 }
