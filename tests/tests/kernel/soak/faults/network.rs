@@ -11,9 +11,9 @@ use super::{Fault, Span, always, an_upstream_that_resets, nothing};
 use crate::soak::rig::{PORTS, Rig, during};
 
 pub const ALL: &[Fault] = &[
-    Fault { name: "drops", can: always, run: drops, may: nothing },
-    Fault { name: "refusals", can: always, run: refusals, may: nothing },
-    Fault { name: "unreachable", can: always, run: unreachable, may: nothing },
+    Fault { name: "drops", can: always, run: drops, may: a_server_that_is_not_reached },
+    Fault { name: "refusals", can: always, run: refusals, may: a_server_that_is_not_reached },
+    Fault { name: "unreachable", can: always, run: unreachable, may: a_server_that_is_not_reached },
     Fault { name: "resets", can: always, run: resets, may: an_upstream_that_resets },
     Fault { name: "mtu", can: always, run: mtu, may: nothing },
     Fault { name: "ports", can: always, run: ports, may: a_lack_of_ports },
@@ -24,6 +24,12 @@ pub const ALL: &[Fault] = &[
     Fault { name: "netem-duplicate", can: has_netem, run: duplicate, may: nothing },
     Fault { name: "netem-all", can: has_netem, run: all, may: nothing },
 ];
+
+/// A connect is tried until it succeeds. Of a shared upstream connection it is an attempt at the request, of which there are no more
+/// than its policy says.
+fn a_server_that_is_not_reached(done: &Done, failure: &Failure) -> bool {
+    done.service == Service::Pool && *failure == Failure::Status(503)
+}
 
 /// A workload's own connect() may find no port on the way to the engine, redial's none on the way to the server.
 fn a_lack_of_ports(done: &Done, failure: &Failure) -> bool {
