@@ -2,7 +2,7 @@
 //!
 //! The benchmark itself is a program of the tests' package, because it stands on their rigs: `tests/src/bin/bench`.
 
-use crate::{build_ebpf, setup, shell};
+use crate::{build_ebpf, image, setup, shell};
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,11 +49,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::to_build()?;
     setup::to_run()?;
     build_ebpf::run()?;
-    shell::run(
-        shell::cargo("build")
-            .args(["--release", "--package", "redial", "--package", "redial-tests"])
-            .args(["--bin", "redial", "--bin", "bench"]),
-    )?;
+    // What is measured is what the image has.
+    let redial = image::redial_program()?;
+    shell::run(shell::cargo("build").args(["--release", "--package", "redial-tests", "--bin", "bench"]))?;
 
     // Cargo puts them beside the folder of the build that we are.
     let this = std::env::current_exe().context("cannot tell where this program is")?;
@@ -65,14 +63,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !parts.is_empty() {
         let rounds = args.rounds.unwrap_or(rounds).to_string();
         let seconds = args.seconds.unwrap_or(seconds).to_string();
-        bench(target, "latest", args.chart.as_deref(), |command, file| {
+        bench(target, &redial, "latest", args.chart.as_deref(), |command, file| {
             command.args(["run", &rounds, &seconds]).arg(file).args(&parts);
         })?;
     }
     if is_asked(Part::Storm) {
         let [connections, rate, seconds] =
             if args.quick { ["1000", "1000", "5"] } else { ["10000", "2000", "20"] };
-        bench(target, "storm", args.storm_chart.as_deref(), |command, file| {
+        bench(target, &redial, "storm", args.storm_chart.as_deref(), |command, file| {
             command.args(["storm", connections, rate, seconds]).arg(file);
         })?;
     }
@@ -82,6 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Runs the benchmark with a file for its numbers, beside which it puts a picture.
 fn bench(
     target: &Path,
+    redial: &Path,
     name: &str,
     chart: Option<&Path>,
     tell: impl FnOnce(&mut Command, &Path),
@@ -94,7 +93,6 @@ fn bench(
     for file in [&numbers, &picture] {
         fs::write(file, "").with_context(|| format!("cannot write {}", file.display()))?;
     }
-    let redial = target.join("release/redial");
     let redial = redial.to_str().context("the target folder's name is not UTF-8")?;
     let mut command = shell::as_root("env")?;
     command.arg(format!("REDIAL_BIN={redial}")).arg(target.join("release/bench"));
