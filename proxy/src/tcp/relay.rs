@@ -17,12 +17,14 @@ use std::{
     pin::pin,
     time::Duration,
 };
-use tokio::{io::Interest, net::TcpStream, sync::watch};
+use tokio::{io::Interest, net::TcpStream, sync::watch, time::timeout};
 
 const BUFFER: usize = 256 * 1024;
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
+/// How long a server may take nothing of what a client said that is gone.
+const GONE_PATIENCE: Duration = Duration::from_mins(2);
 
 thread_local! {
     static BUFFERS: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
@@ -82,17 +84,17 @@ pub async fn relay(client: &TcpStream, upstream: &TcpStream, moved: &Moved) -> R
     let one_ended = Cell::new(false);
     let mut sending = pin!(one_way(client, upstream, &moved.sent, &one_ended));
     let mut receiving = pin!(one_way(upstream, client, &moved.received, &one_ended));
+    let mut client_has_ended = false;
     // A side that has sent its last byte may still be reset, and nobody reads from it any more to see that.
-    let mut client_is_done = false;
     let result = tokio::select! {
         ended = &mut sending => match ended {
-            Ok(()) => tokio::select! {
-                ended = receiving => ended,
-                broken = breaks(client) => {
-                    client_is_done = true;
-                    Err(broken)
+            Ok(()) => {
+                client_has_ended = true;
+                tokio::select! {
+                    ended = receiving => ended,
+                    broken = breaks(client) => Err(broken),
                 }
-            },
+            }
             broken => broken,
         },
         ended = &mut receiving => match ended {
@@ -108,7 +110,8 @@ pub async fn relay(client: &TcpStream, upstream: &TcpStream, moved: &Moved) -> R
         Err(broken) => {
             reset(client.stream);
             // What a client said before it was gone is still the server's to read: the kernel sees to that once this is closed.
-            if !(client_is_done && is_sending(upstream.stream)) {
+            client_has_ended |= broken.side == Side::Client && broken.had_ended();
+            if !(client_has_ended && is_sending(upstream.stream)) {
                 reset(upstream.stream);
             }
             broken.reason()
@@ -161,6 +164,7 @@ async fn one_way(
     one_ended: &Cell<bool>,
 ) -> Result<(), Broken> {
     let mut rest = Vec::new();
+    let mut gone = None;
     loop {
         poll_fn(|cx| from.stream.poll_read_ready(cx)).await.map_err(|error| from.broken(error))?;
         let (read, written) = BUFFERS.with_borrow_mut(|buffer| pass_on(from, to, buffer, &mut rest))?;
@@ -170,27 +174,12 @@ async fn one_way(
             Read::End => break,
         }
         if !written {
-            match from.side {
-                // A client that has given up is not kept waiting for by a server that does not read. One that had said all
-                // that it had to say has not given up.
-                Side::Client => {
-                    let mut writing = pin!(write_rest(to.stream, &rest));
-                    let written = tokio::select! {
-                        written = &mut writing => written,
-                        broken = breaks(from) => {
-                            if !broken.had_ended() {
-                                return Err(broken);
-                            }
-                            writing.await
-                        }
-                    };
-                    written.map_err(|error| to.broken(error))?;
-                }
-                // What a server said before it reset the connection is still the client's to read.
-                Side::Upstream => write_rest(to.stream, &rest).await.map_err(|error| to.broken(error))?,
-            }
+            finish(from, to, &rest, &mut gone).await?;
             rest = Vec::new();
         }
+    }
+    if let Some(gone) = gone {
+        return Err(gone);
     }
     if one_ended.replace(true) {
         // Both have: to close the sockets, which comes next, says the same.
@@ -244,6 +233,27 @@ fn try_read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> 
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Writes what the other side did not take at once. `gone`: how it was seen that `from` is gone, which had sent its last byte.
+async fn finish(from: End<'_>, to: End<'_>, rest: &[u8], gone: &mut Option<Broken>) -> Result<(), Broken> {
+    let mut writing = pin!(write_rest(to.stream, rest));
+    if from.side == Side::Client && gone.is_none() {
+        tokio::select! {
+            written = &mut writing => return written.map_err(|error| to.broken(error)),
+            // A client that has given up is not kept waiting for by a server that does not read. One that had said all that
+            // it had to say has not given up.
+            broken = breaks(from) => if broken.had_ended() { *gone = Some(broken) } else { return Err(broken) },
+        }
+    }
+    let written = match gone {
+        Some(_) => timeout(GONE_PATIENCE, writing)
+            .await
+            .map_err(|_| from.broken(io::Error::from(Errno::ETIMEDOUT)))?,
+        // What a server said before it reset the connection is still the client's to read.
+        None => writing.await,
+    };
+    written.map_err(|error| to.broken(error))
 }
 
 async fn write_rest(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
@@ -302,15 +312,18 @@ impl Broken {
 
 #[cfg(test)]
 mod tests {
-    use super::{Moved, prepare_upstream, relay, reset};
+    use super::{GONE_PATIENCE, Moved, prepare_upstream, relay, reset};
     use crate::reason::Reason;
     use socket2::SockRef;
     use std::{net::Ipv4Addr, time::Duration};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::{TcpListener, TcpStream},
-        time::timeout,
+        time::{advance, pause, sleep, timeout},
     };
+
+    /// Longer than it takes a packet to be there.
+    const A_WHILE: Duration = Duration::from_millis(300);
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -352,6 +365,61 @@ mod tests {
             while timeout(Duration::from_millis(300), application.write_all(&flood)).await.is_ok() {}
             reset(&application);
             drop(application);
+        };
+        let (reason, ()) = tokio::join!(relay(&client, &upstream, &moved), talk);
+        assert_eq!(reason, Reason::ClientReset);
+        drop(server);
+    }
+
+    const SAID: usize = 1 << 16;
+
+    /// Leaves no room in a connection's buffers. Returns how much is in them.
+    async fn fill(stream: &TcpStream) -> usize {
+        let (flood, mut filled) = (vec![0; 1 << 16], 0);
+        while timeout(A_WHILE, stream.writable()).await.is_ok() {
+            filled += stream.try_write(&flood).unwrap_or(0);
+        }
+        filled
+    }
+
+    /// Says what fits into the engine's own socket, ends, and is gone.
+    async fn say_and_go(mut application: TcpStream) {
+        application.write_all(&vec![0; SAID]).await.unwrap();
+        application.shutdown().await.unwrap();
+        sleep(A_WHILE).await;
+        reset(&application);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_said_all_and_is_gone_is_seen_once_that_is_written() {
+        let (application, client) = pair().await;
+        let (upstream, mut server) = pair().await;
+        let (moved, filled) = (Moved::default(), fill(&upstream).await);
+        let talk = async {
+            say_and_go(application).await;
+            sleep(A_WHILE).await;
+            // It reads all, and says nothing itself.
+            let (mut heard, mut buffer) = (0, vec![0; 1 << 16]);
+            while heard < filled + SAID {
+                heard += server.read(&mut buffer).await.unwrap();
+            }
+        };
+        let both = async { tokio::join!(relay(&client, &upstream, &moved), talk) };
+        let (reason, ()) = timeout(Duration::from_mins(1), both).await.expect("the relay ends");
+        assert_eq!(reason, Reason::ClientReset);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_reads_is_not_waited_for_for_ever() {
+        let (application, client) = pair().await;
+        let (upstream, server) = pair().await;
+        fill(&upstream).await;
+        let moved = Moved::default();
+        let talk = async {
+            say_and_go(application).await;
+            sleep(A_WHILE).await;
+            pause();
+            advance(GONE_PATIENCE).await;
         };
         let (reason, ()) = tokio::join!(relay(&client, &upstream, &moved), talk);
         assert_eq!(reason, Reason::ClientReset);
