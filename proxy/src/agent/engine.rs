@@ -58,6 +58,8 @@ impl Engine {
         node: &Rc<Node>,
         programs: &Rc<RefCell<Programs>>,
         namespace: NetworkNamespace,
+        share: Share,
+        buffers: Buffers,
     ) -> Result<Rc<Self>, EngineError> {
         let raw = RawSocket::open(&namespace).map_err(EngineError::Raw)?;
         let listeners = Listener::bind_both(&namespace).map_err(EngineError::Listen)?;
@@ -70,8 +72,8 @@ impl Engine {
             listeners: listeners.clone(),
             released: RefCell::default(),
             acceptors: RefCell::default(),
-            share: Share::default(),
-            buffers: node.buffers_of_namespace(),
+            share,
+            buffers,
             is_full: Cell::new(false),
             idle_looks: Cell::new(0),
         });

@@ -164,7 +164,7 @@ fn open_engine(
     if engines.iter().any(|engine| engine.namespace().cookie() == cookie) {
         return Ok(());
     }
-    match node.engine_for(namespace) {
+    match node.engine_for(namespace, engines.first()) {
         Ok(engine) => {
             tracing::debug!(workload = cgroup.name(), netns_cookie = cookie, "engine open");
             engines.push(engine);

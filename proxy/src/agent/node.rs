@@ -5,7 +5,7 @@ use super::{
     clients::{Client, Clients},
     engine::{Engine, EngineError},
     enrolment::{Enrolment, Workload},
-    limits::{Limits, Slot},
+    limits::{Limits, Share, Slot},
 };
 use crate::{
     endpoint::Names,
@@ -205,12 +205,22 @@ impl Node {
     }
 
     /// The engine of a namespace: the one that there is, or a new one.
-    pub fn engine_for(self: &Rc<Self>, namespace: NetworkNamespace) -> Result<Rc<Engine>, EngineError> {
+    /// The namespace's engine. One that has to be opened is bounded together with `first`, the workload's first one: a workload that
+    /// makes itself more namespaces gets no more by it.
+    pub fn engine_for(
+        self: &Rc<Self>,
+        namespace: NetworkNamespace,
+        first: Option<&Rc<Engine>>,
+    ) -> Result<Rc<Engine>, EngineError> {
         let cookie = namespace.cookie();
         if let Some(engine) = self.engine(cookie) {
             return Ok(engine);
         }
-        let engine = Engine::open(self, &self.programs, namespace)?;
+        let (share, buffers) = match first {
+            Some(first) => (first.share().clone(), first.buffers().clone()),
+            None => (Share::default(), self.buffers_of_namespace()),
+        };
+        let engine = Engine::open(self, &self.programs, namespace, share, buffers)?;
         self.engines.borrow_mut().insert(cookie, Rc::downgrade(&engine));
         if self.is_full.get() {
             engine.set_full(true);

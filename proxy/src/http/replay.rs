@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -57,13 +57,15 @@ struct Kept {
 }
 
 /// The bytes that requests keep together, and their bound: those of a whole agent, or those of one network namespace, which
-/// count for the agent as well.
+/// count for the agent as well, up to that bound: what a namespace has beyond its own is not to cost others theirs.
 #[derive(Clone, Debug)]
 pub struct Buffers(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     used: AtomicUsize,
+    /// Of an agent's bytes those that count for its bound. Who gives back may be seen before who took.
+    counted: AtomicIsize,
     limit: usize,
     agent: Option<Buffers>,
 }
@@ -78,7 +80,7 @@ struct Reserved {
 impl Buffers {
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Shared { used: AtomicUsize::new(0), limit, agent: None }))
+        Self::with(limit, None)
     }
 
     /// Of these, what the requests of one network namespace may keep.
@@ -87,7 +89,12 @@ impl Buffers {
         if limit >= self.0.limit {
             return self.clone();
         }
-        Self(Arc::new(Shared { used: AtomicUsize::new(0), limit, agent: Some(self.clone()) }))
+        Self::with(limit, Some(self.clone()))
+    }
+
+    fn with(limit: usize, agent: Option<Self>) -> Self {
+        let (used, counted) = (AtomicUsize::new(0), AtomicIsize::new(0));
+        Self(Arc::new(Shared { used, counted, limit, agent }))
     }
 
     /// How many bytes are kept now, with what keeping them costs.
@@ -225,27 +232,51 @@ impl Kept {
 impl Buffers {
     /// The bound that is exceeded now.
     fn over(&self) -> Option<BodyBound> {
-        let is_over = self.used() > self.0.limit;
         match &self.0.agent {
-            None => is_over.then_some(BodyBound::Agent),
-            Some(_) if is_over => Some(BodyBound::Namespace),
+            None => {
+                let counted = usize::try_from(self.0.counted.load(Ordering::Relaxed));
+                (counted.unwrap_or(0) > self.0.limit).then_some(BodyBound::Agent)
+            }
+            Some(_) if self.used() > self.0.limit => Some(BodyBound::Namespace),
             Some(agent) => agent.over(),
         }
     }
 
     fn take(&self, bytes: usize) {
-        self.0.used.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(agent) = &self.0.agent {
-            agent.take(bytes);
-        }
+        let before = self.0.used.fetch_add(bytes, Ordering::Relaxed);
+        let counting = match &self.0.agent {
+            None => bytes,
+            Some(agent) => {
+                agent.0.used.fetch_add(bytes, Ordering::Relaxed);
+                self.within(before.saturating_add(bytes)) - self.within(before)
+            }
+        };
+        self.agent().counted.fetch_add(signed(counting), Ordering::Relaxed);
     }
 
     fn give(&self, bytes: usize) {
-        self.0.used.fetch_sub(bytes, Ordering::Relaxed);
-        if let Some(agent) = &self.0.agent {
-            agent.give(bytes);
-        }
+        let before = self.0.used.fetch_sub(bytes, Ordering::Relaxed);
+        let counting = match &self.0.agent {
+            None => bytes,
+            Some(agent) => {
+                agent.0.used.fetch_sub(bytes, Ordering::Relaxed);
+                self.within(before) - self.within(before.saturating_sub(bytes))
+            }
+        };
+        self.agent().counted.fetch_sub(signed(counting), Ordering::Relaxed);
     }
+
+    fn within(&self, bytes: usize) -> usize {
+        bytes.min(self.0.limit)
+    }
+
+    fn agent(&self) -> &Shared {
+        self.0.agent.as_ref().map_or(&*self.0, |agent| &*agent.0)
+    }
+}
+
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
 }
 
 impl Reserved {
