@@ -141,11 +141,15 @@ fn read_documents(paths: &[PathBuf], options: Options, objects: &[ObjectText]) -
         let table = Table::try_new(policies.clone());
         // The duplicates are told beside whatever else is wrong.
         let duplicates = table.as_ref().err().into_iter().flatten().cloned().map(duplicate);
-        let (of_objects, mut problems): (Vec<_>, Vec<_>) = problems
+        let (mut of_objects, mut problems): (Vec<_>, Vec<_>) = problems
             .into_iter()
             .chain(duplicates)
             .partition(|problem| order(&problem.file).is_some_and(|at| at >= files));
         if !of_objects.is_empty() {
+            // Where what some said before holds, that is tried first: what is wrong with others may be only that they refer to these.
+            if of_objects.iter().any(|problem| before.contains_key(&problem.file)) {
+                of_objects.retain(|problem| before.contains_key(&problem.file));
+            }
             // They may be what is wrong with a file: files are blamed without them.
             found.forget(&of_objects);
             let wrong: BTreeSet<_> = of_objects.iter().map(|problem| Arc::clone(&problem.file)).collect();
@@ -452,6 +456,31 @@ mod tests {
         let (names, refused, read) = together(&[], &[object("a", &mended, Some(&read.good[place]))]);
         assert_eq!((names.as_slice(), refused.len()), (["c", "default"].map(String::from).as_slice(), 0));
         assert_eq!(read.good[place].as_ref(), mended);
+    }
+
+    /// What is attached to another object is read anew once that says again what it said.
+    #[test]
+    fn an_object_that_turns_bad_takes_no_other_with_it() {
+        let route = |rule: &str, more: &str| {
+            format!(
+                "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: x}}, spec: {{parentRefs: \
+                 [{{group: '', kind: Service, name: web}}], rules: [{{name: {rule}, backendRefs: [{{name: web, port: 80}}]{more}}}]}}}}"
+            )
+        };
+        let policy = "{apiVersion: gateway.kgateway.dev/v1alpha1, kind: TrafficPolicy, metadata: {name: y}, spec: {targetRefs: \
+                      [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: x, sectionName: first}], \
+                      retry: {retryOn: [5xx], attempts: 2}}}";
+        let (good, bad) = (route("first", ""), route("other", ", unheard: of"));
+        let (_, refused, _) = together(&[], &[object("x", &good, None), object("y", policy, None)]);
+        assert_eq!(refused, [""; 0]);
+        let objects = [object("x", &bad, Some(&good)), object("y", policy, Some(policy))];
+        let (names, refused, read) = together(&[], &objects);
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(refused.len() == 1 && refused[0].starts_with("x:"), "{refused:?}");
+        assert_eq!(
+            (read.good[Path::new("x")].as_ref(), read.good[Path::new("y")].as_ref()),
+            (&*good, policy)
+        );
     }
 
     #[test]
