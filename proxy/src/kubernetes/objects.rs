@@ -42,13 +42,29 @@ pub(super) struct Entries {
     refers: &'static str,
     /// What an entry says where the object is not in force.
     pub(super) refused: &'static str,
+    /// How many entries the API server takes.
+    pub(super) room: usize,
+    /// How many redial has at most. By the Gateway API a policy whose list is full is none that a controller can implement.
+    pub(super) own: usize,
 }
 
 /// The Gateway API's words.
-const OF_ROUTE: Entries =
-    Entries { list: "parents", about: "parentRef", refers: "parentRefs", refused: "UnsupportedValue" };
-const OF_POLICY: Entries =
-    Entries { list: "ancestors", about: "ancestorRef", refers: "targetRefs", refused: "Invalid" };
+const OF_ROUTE: Entries = Entries {
+    list: "parents",
+    about: "parentRef",
+    refers: "parentRefs",
+    refused: "UnsupportedValue",
+    room: 32,
+    own: 32,
+};
+const OF_POLICY: Entries = Entries {
+    list: "ancestors",
+    about: "ancestorRef",
+    refers: "targetRefs",
+    refused: "Invalid",
+    room: 16,
+    own: 8,
+};
 
 /// The objects that there are.
 #[derive(Debug, Default)]

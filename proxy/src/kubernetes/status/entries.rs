@@ -9,8 +9,6 @@ use super::{Object, accepted, are_said, said};
 
 /// Whose entries are redial's.
 const CONTROLLER: &str = "redial.dev/agent";
-/// More entries the API server does not take in one list.
-const MOST: usize = 16;
 
 /// The list that is to be written and its name, with what others have in it; none where redial's entries are right.
 /// `refused`: what is wrong with the object.
@@ -20,7 +18,7 @@ pub(super) fn wanted(object: &Object, refused: Option<&String>) -> Option<(&'sta
     let there = object.status.as_array().map(Vec::as_slice).unwrap_or_default();
     let (own, others): (Vec<_>, Vec<_>) =
         there.iter().partition(|entry| entry["controllerName"] == CONTROLLER);
-    let subjects = object.subjects.iter().take(MOST.saturating_sub(others.len()));
+    let subjects = object.subjects.iter().take(entries.own.min(entries.room.saturating_sub(others.len())));
     let known = |subject: &Value| {
         own.iter()
             .find(|entry| entry[entries.about] == *subject)
@@ -124,16 +122,16 @@ mod tests {
         });
         let mut policy = Object::new(kind, serde_json::from_value(object).unwrap()).unwrap();
         let (field, list) = wanted(&policy, Some(&"spec.retry: no".to_owned())).unwrap();
-        assert_eq!((field, list.as_array().unwrap().len()), ("ancestors", 16));
+        assert_eq!((field, list.as_array().unwrap().len()), ("ancestors", 8));
         assert_eq!(list[1]["ancestorRef"], target("1"));
         assert_eq!(list[1]["conditions"][0]["reason"], "Invalid");
 
-        // There is room for as many as the API server takes, and others' stay.
+        // Others' stay, and there is room for no more than the API server takes.
         let foreign =
             json!({"ancestorRef": target("x"), "controllerName": "example.com/gateway", "conditions": []});
-        policy.status = Arc::new(json!([foreign]));
+        policy.status = Arc::new(json!(vec![foreign.clone(); 10]));
         let (_, list) = wanted(&policy, None).unwrap();
-        assert_eq!((list.as_array().unwrap().len(), &list[0]), (16, &foreign));
+        assert_eq!((list.as_array().unwrap().len(), &list[9]), (16, &foreign));
         policy.status = Arc::new(list);
         assert_eq!(wanted(&policy, None), None);
     }
