@@ -34,12 +34,18 @@ pub struct Engine {
     listeners: Vec<Rc<Listener>>,
     released: RefCell<HashMap<SocketAddr, oneshot::Sender<TcpStream>>>,
     acceptors: RefCell<Vec<JoinHandle<()>>>,
-    share: Share,
-    buffers: Buffers,
+    bounds: Bounds,
     /// Whether the programs were told that there is no room for its connections.
     is_full: Cell<bool>,
     /// For how many looks in a row no process of a workload was in the namespace.
     pub idle_looks: Cell<u32>,
+}
+
+/// What the connections of a namespace have, and may have no more of.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    pub share: Share,
+    pub buffers: Buffers,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +64,7 @@ impl Engine {
         node: &Rc<Node>,
         programs: &Rc<RefCell<Programs>>,
         namespace: NetworkNamespace,
-        share: Share,
-        buffers: Buffers,
+        bounds: Bounds,
     ) -> Result<Rc<Self>, EngineError> {
         let raw = RawSocket::open(&namespace).map_err(EngineError::Raw)?;
         let listeners = Listener::bind_both(&namespace).map_err(EngineError::Listen)?;
@@ -72,8 +77,7 @@ impl Engine {
             listeners: listeners.clone(),
             released: RefCell::default(),
             acceptors: RefCell::default(),
-            share,
-            buffers,
+            bounds,
             is_full: Cell::new(false),
             idle_looks: Cell::new(0),
         });
@@ -90,12 +94,12 @@ impl Engine {
 
     /// The connections that it has.
     pub fn share(&self) -> &Share {
-        &self.share
+        &self.bounds.share
     }
 
     /// What is kept of the bodies of its connections' requests.
     pub fn buffers(&self) -> &Buffers {
-        &self.buffers
+        &self.bounds.buffers
     }
 
     pub fn is_full(&self) -> bool {

@@ -2,7 +2,7 @@
 //! it undoes all of that.
 
 use super::{
-    engine::{Engine, EngineError},
+    engine::{Bounds, Engine, EngineError},
     node::Node,
 };
 use crate::intercept::{Attachment, Cgroup, InterceptError, NetworkNamespace};
@@ -32,6 +32,8 @@ pub struct Enrolment {
     cgroup: Cgroup,
     workload: RefCell<Workload>,
     engines: RefCell<Vec<Rc<Engine>>>,
+    /// Of all namespaces together that it made itself: more of them are not more for it.
+    bounds: Bounds,
     /// The namespace that it was enrolled with, whose engine stays.
     first: u64,
     /// Serves the workload's admin socket, and ends with it.
@@ -47,15 +49,17 @@ impl Enrolment {
         namespace: NetworkNamespace,
     ) -> Result<Rc<Self>, InterceptError> {
         let first = namespace.inode();
-        let mut engines = Vec::new();
-        open_engine(node, &cgroup, namespace, &mut engines)?;
-        find_engines(node, &cgroup, &mut engines);
+        let (mut engines, bounds) = (Vec::new(), node.bounds());
+        // This one it may have together with others.
+        open_engine(node, &cgroup, namespace, &node.bounds(), &mut engines)?;
+        find_engines(node, &cgroup, &bounds, &mut engines);
         let attachment = node.attach(&cgroup)?;
         Ok(Rc::new(Self {
             attachment: RefCell::new(attachment),
             workload: RefCell::new(workload),
             cgroup,
             engines: RefCell::new(engines),
+            bounds,
             first,
             socket: RefCell::default(),
         }))
@@ -104,14 +108,14 @@ impl Enrolment {
 
     /// Opens engines in the namespaces that the cgroup's processes are in now.
     pub fn find_engines(&self, node: &Rc<Node>) {
-        find_engines(node, &self.cgroup, &mut self.engines.borrow_mut());
+        find_engines(node, &self.cgroup, &self.bounds, &mut self.engines.borrow_mut());
     }
 
     /// Opens engines where they are missing, and closes those of namespaces where no process of the cgroup is any more:
     /// an engine keeps its namespace in being, which a deleted pod's should not be.
     pub fn look(&self, node: &Rc<Node>) {
         let mut engines = self.engines.borrow_mut();
-        let used = find_engines(node, &self.cgroup, &mut engines);
+        let used = find_engines(node, &self.cgroup, &self.bounds, &mut engines);
         engines.retain(|engine| {
             let inode = engine.namespace().inode();
             let looks =
@@ -131,7 +135,12 @@ impl Drop for Enrolment {
 }
 
 /// Opens an engine in each namespace that has a process of the cgroup, and returns the inodes of them all.
-fn find_engines(node: &Rc<Node>, cgroup: &Cgroup, engines: &mut Vec<Rc<Engine>>) -> HashSet<u64> {
+fn find_engines(
+    node: &Rc<Node>,
+    cgroup: &Cgroup,
+    bounds: &Bounds,
+    engines: &mut Vec<Rc<Engine>>,
+) -> HashSet<u64> {
     let mut known: HashSet<u64> = engines.iter().map(|engine| engine.namespace().inode()).collect();
     let mut used = HashSet::new();
     for pid in cgroup.processes() {
@@ -144,7 +153,9 @@ fn find_engines(node: &Rc<Node>, cgroup: &Cgroup, engines: &mut Vec<Rc<Engine>>)
         // not another workload's by now.
         let opened = match NetworkNamespace::of_process(pid) {
             Ok(_) if !cgroup.processes().contains(&pid) => continue,
-            Ok(namespace) => open_engine(node, cgroup, namespace, engines).map_err(|error| error.to_string()),
+            Ok(namespace) => {
+                open_engine(node, cgroup, namespace, bounds, engines).map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = opened {
@@ -158,13 +169,14 @@ fn open_engine(
     node: &Rc<Node>,
     cgroup: &Cgroup,
     namespace: NetworkNamespace,
+    bounds: &Bounds,
     engines: &mut Vec<Rc<Engine>>,
 ) -> Result<(), InterceptError> {
     let cookie = namespace.cookie();
     if engines.iter().any(|engine| engine.namespace().cookie() == cookie) {
         return Ok(());
     }
-    match node.engine_for(namespace, engines.first()) {
+    match node.engine_for(namespace, bounds) {
         Ok(engine) => {
             tracing::debug!(workload = cgroup.name(), netns_cookie = cookie, "engine open");
             engines.push(engine);

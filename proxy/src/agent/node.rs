@@ -3,7 +3,7 @@
 use super::{
     Settings,
     clients::{Client, Clients},
-    engine::{Engine, EngineError},
+    engine::{Bounds, Engine, EngineError},
     enrolment::{Enrolment, Workload},
     limits::{Limits, Share, Slot},
 };
@@ -145,9 +145,12 @@ impl Node {
         self.epoch
     }
 
-    /// What is to be kept of the bodies of one network namespace's requests.
-    pub fn buffers_of_namespace(&self) -> Buffers {
-        self.buffers.of_namespace(self.most_buffered_of_namespace)
+    /// Those of a namespace of its own.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            share: Share::default(),
+            buffers: self.buffers.of_namespace(self.most_buffered_of_namespace),
+        }
     }
 
     // Workloads.
@@ -205,22 +208,17 @@ impl Node {
     }
 
     /// The engine of a namespace: the one that there is, or a new one.
-    /// The namespace's engine. One that has to be opened is bounded together with `first`, the workload's first one: a workload that
-    /// makes itself more namespaces gets no more by it.
+    /// The namespace's engine. One that has to be opened has these bounds.
     pub fn engine_for(
         self: &Rc<Self>,
         namespace: NetworkNamespace,
-        first: Option<&Rc<Engine>>,
+        bounds: &Bounds,
     ) -> Result<Rc<Engine>, EngineError> {
         let cookie = namespace.cookie();
         if let Some(engine) = self.engine(cookie) {
             return Ok(engine);
         }
-        let (share, buffers) = match first {
-            Some(first) => (first.share().clone(), first.buffers().clone()),
-            None => (Share::default(), self.buffers_of_namespace()),
-        };
-        let engine = Engine::open(self, &self.programs, namespace, share, buffers)?;
+        let engine = Engine::open(self, &self.programs, namespace, bounds.clone())?;
         self.engines.borrow_mut().insert(cookie, Rc::downgrade(&engine));
         if self.is_full.get() {
             engine.set_full(true);

@@ -403,7 +403,7 @@ fn a_pod_that_hoards_is_refused_alone() -> Result<()> {
     assert_eq!(greedy.dial(&dial())?.errno.as_deref(), Some("ECONNREFUSED"));
     is_intercepted(&other, &agent)?;
     open.finish()?;
-    agent.wait_record(LONG)?;
+    until("the end of its connection", || Ok((agent.status()?["connections_active"] == 0).then_some(())))?;
     assert_eq!(greedy.dial(&dial())?.errno, None);
     Ok(())
 }
