@@ -163,7 +163,7 @@ fn machine(
     let mut qemu = Command::new("timeout");
     qemu.args(["--foreground", "--signal=KILL", &limit.as_secs().to_string(), "qemu-system-x86_64"])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G"])
+        .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2G"])
         .arg("-kernel")
         .arg(kernel.image())
         .arg("-initrd")
