@@ -14,6 +14,7 @@ use redial_tests::netns::Netns;
 use redial_tests::world::{SERVER_V4, World, pause};
 
 use crate::client::READY;
+use crate::http::streams::{Call, Streaming};
 use crate::proxies::{Kind, POLICY, Process, Proxy, policies, pooled};
 use crate::report::REDIAL;
 use crate::server::{COUNT, PORTS};
@@ -185,8 +186,14 @@ impl Path {
         matches!(self.via, Via::Proxy { .. })
     }
 
-    fn retries(self) -> bool {
-        !matches!(self.via, Via::Nothing | Via::Proxy { kind: Kind::Hyper, .. })
+    /// Whether it tries such work again. nginx does not keep what it sends to a gRPC server.
+    fn retries(self, work: Work) -> bool {
+        let is_grpc = matches!(work, Work::Streams(Streaming { call: Call::Grpc, .. }));
+        match self.via {
+            Via::Nothing | Via::Proxy { kind: Kind::Hyper, .. } => false,
+            Via::Proxy { kind: Kind::Nginx, .. } => !is_grpc,
+            _ => true,
+        }
     }
 }
 
@@ -271,7 +278,10 @@ impl Open {
         if case.work.has_faults() {
             measured.values.push((Metric::AttemptsPerRequest, requests / measured.requests));
             let failed = measured.values.iter().find(|(metric, _)| *metric == Metric::FailedPercent);
-            ensure!(!self.path.retries() || failed.is_some_and(|(_, failed)| *failed == 0.0), "{failed:?}");
+            ensure!(
+                !self.path.retries(case.work) || failed.is_some_and(|(_, failed)| *failed == 0.0),
+                "{failed:?}"
+            );
         }
         match (case.work, memory_before, grown) {
             (Work::Rest, Some(memory), _) => {

@@ -17,7 +17,7 @@ use crate::work::{Aim, Case, Measured, Metric, Suite};
 /// The path that is set beside each peer.
 pub const REDIAL: &str = "redial held";
 
-const LABEL: usize = 38;
+const LABEL: usize = 46;
 const COLUMN: usize = 17;
 
 /// The values of all rounds of a suite, by case, metric and path.

@@ -18,9 +18,10 @@ pub fn tcp(front: Ipv4Addr, threads: usize, option: &str) -> String {
     )
 }
 
+/// A request that it may send again has to fit into one of its buffers, which are of 16 KiB otherwise.
 pub fn http(front: Ipv4Addr, threads: usize) -> String {
     format!(
-        "global\n  nbthread {threads}\n\
+        "global\n  nbthread {threads}\n  tune.bufsize 32768\n\
          defaults\n  mode http\n  timeout connect 2s\n  timeout client 1m\n  timeout server 2s\n  \
          timeout http-keep-alive 1m\n  retries 3\n  retry-on all-retryable-errors\n\
          listen h1\n  bind {front}:{PORT} backlog 8192\n  server upstream {SERVER_V4}:{PORT}\n\
