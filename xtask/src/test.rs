@@ -1,5 +1,5 @@
 //! `cargo xtask test`: the unit tests and a moment of every fuzz target, then those on this machine's own kernel, then
-//! those on a Kubernetes of its own. A few of them on other kernels where that is asked for.
+//! those on a Kubernetes of its own, then a few of them on other kernels, where there are any for this machine.
 //!
 //! The second and the third need root and a cgroup2 hierarchy. Without them the command fails at once, before it builds
 //! anything.
@@ -55,6 +55,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let Part { unit, kernel, kubernetes, vm } = args.only;
     let all = !(unit || kernel || kubernetes || vm);
     let (unit, kernel, kubernetes) = (unit || all, kernel || all, kubernetes || all);
+    // What cargo is told is about this machine's tests.
+    let vm = vm || all && args.rest.is_empty() && vm::can_run();
     if let Some(kubeconfig) = &args.kubeconfig {
         return on_given(kubeconfig, args);
     }

@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Whether there are kernels for the programs of this machine.
-fn can_run() -> bool {
+pub(crate) fn can_run() -> bool {
     std::env::consts::ARCH == "x86_64"
 }
 
