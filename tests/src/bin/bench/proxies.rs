@@ -180,7 +180,7 @@ fn mesh(world: &World) -> Result<Netns> {
 pub fn for_many_connections(netns: &Netns) -> Result<()> {
     netns.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
     netns.sysctl("net/ipv4/ip_local_port_range", "10000 60999")?;
-    netns.sysctl("net/core/somaxconn", "8192")
+    netns.sysctl("net/core/somaxconn", "16384")
 }
 
 /// Daemons are in a folder that is not on everybody's PATH.

@@ -25,12 +25,17 @@ pub struct Length {
 pub fn run(length: Length, suites: &[Suite], file: &Path) -> Result<()> {
     let world = World::new("bench")?;
     for_many_connections(&world.pod)?;
-    world.server.sysctl("net/core/somaxconn", "8192")?;
+    world.server.sysctl("net/core/somaxconn", "16384")?;
     let _server = paths::start_server(&world)?;
-    let reports = suites.iter().map(|suite| measure(*suite, length, &world)).collect::<Result<Vec<_>>>()?;
-    let document = Document::new(&reports, length)?;
-    write(file, &(serde_json::to_string_pretty(&document)? + "\n"))?;
-    write(&file.with_extension("svg"), &chart::of(&document)?)
+    let mut reports = Vec::new();
+    for suite in suites {
+        reports.push(measure(*suite, length, &world)?);
+        // Where a later one fails, what was measured is there.
+        let document = Document::new(&reports, length)?;
+        write(file, &(serde_json::to_string_pretty(&document)? + "\n"))?;
+        write(&file.with_extension("svg"), &chart::of(&document)?)?;
+    }
+    Ok(())
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {

@@ -118,7 +118,7 @@ pub fn run(connections: usize, rate: u32, seconds: f64, file: &Path) -> Result<(
 fn carry_out(plan: Plan, has_budget: bool) -> Result<Run> {
     let world = World::new("storm")?;
     for_many_connections(&world.pod)?;
-    world.server.sysctl("net/core/somaxconn", "8192")?;
+    world.server.sysctl("net/core/somaxconn", "16384")?;
     let unlimited = ["--node-budget-percent", "100", "--node-budget-min-per-second", "1000000"];
     let arguments: &[&str] = if has_budget { &[] } else { &unlimited };
     let config = policy(has_budget);

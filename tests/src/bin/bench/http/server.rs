@@ -23,7 +23,7 @@ pub static REQUESTS: AtomicU32 = AtomicU32::new(0);
 
 const CHUNK: usize = 64 * 1024;
 /// The kernel's own bound may be less. Thousands connect at once where memory is measured.
-const BACKLOG: i32 = 8192;
+const BACKLOG: i32 = 16_384;
 
 struct Connection {
     stream: TcpStream,

@@ -18,7 +18,7 @@ pub fn tcp(front: Ipv4Addr, threads: usize) -> String {
         .iter()
         .map(|port| {
             format!(
-                "  {}  server {{ listen {front}:{port} reuseport backlog=8192; proxy_pass port{port}; \
+                "  {}  server {{ listen {front}:{port} reuseport backlog=16384; proxy_pass port{port}; \
                  proxy_connect_timeout 5s; proxy_timeout 1m; proxy_half_close on; }}\n",
                 upstream(&format!("port{port}"), *port, "")
             )
@@ -38,8 +38,8 @@ pub fn http(front: Ipv4Addr, threads: usize) -> String {
     };
     format!(
         "{}http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  keepalive_timeout 10m;\n  \
-         {}  {}  server {{\n    listen {front}:{PORT} reuseport backlog=8192;\n    \
-         listen {front}:{PORT_H2} http2 reuseport backlog=8192;\n    \
+         {}  {}  server {{\n    listen {front}:{PORT} reuseport backlog=16384;\n    \
+         listen {front}:{PORT_H2} http2 reuseport backlog=16384;\n    \
          location / {{\n      proxy_pass http://server;\n      proxy_http_version 1.1;\n      \
          proxy_set_header Connection \"\";\n      proxy_set_header Host $host;\n      {}\n    }}\n    \
          location {GRPC_PATH} {{\n      grpc_pass grpc://grpc;\n      {}\n    }}\n  }}\n}}\n",
