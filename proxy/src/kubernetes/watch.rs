@@ -43,6 +43,9 @@ const MAX_CHANGES: usize = 1024;
 const SETTLE: Duration = Duration::from_millis(100);
 /// How long to wait for a kind that has a CRD already and is not served yet.
 const DISCOVERY_PAUSE: Duration = Duration::from_secs(2);
+/// How long a watch counts as failing after a failure: it is tried again at least twice as often.
+const FAILURE_HOLDS: Duration = Duration::from_secs(90);
+
 /// What the API says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -72,8 +75,21 @@ pub struct Health(watch::Receiver<State>);
 #[derive(Clone, Debug, Default)]
 struct State {
     failures: u64,
-    /// What the latest failure was, of each kind of object whose watch is failing now.
-    failing: BTreeMap<String, String>,
+    /// The latest failure of each kind of object of which nothing was heard since.
+    failing: BTreeMap<String, Failure>,
+}
+
+#[derive(Clone, Debug)]
+struct Failure {
+    why: String,
+    at: Instant,
+}
+
+impl Failure {
+    /// A watch of what does not change tells nothing when it works again, but it no longer fails.
+    fn is_now(&self) -> bool {
+        self.at.elapsed() < FAILURE_HOLDS
+    }
 }
 
 impl Health {
@@ -86,7 +102,9 @@ impl Health {
     /// The kinds whose watch is failing, and why.
     #[must_use]
     pub fn failing(&self) -> BTreeMap<String, String> {
-        self.0.borrow().failing.clone()
+        let state = self.0.borrow();
+        let failing = state.failing.iter().filter(|(_, failure)| failure.is_now());
+        failing.map(|(kind, failure)| (kind.clone(), failure.why.clone())).collect()
     }
 }
 
@@ -444,7 +462,7 @@ fn follow<K: Debug, E: Stream<Item = Result<watcher::Event<K>, watcher::Error>>>
 
 fn recovered(state: &watch::Sender<State>, kind: &str) {
     state.send_if_modified(|state| {
-        let was_failing = state.failing.remove(kind).is_some();
+        let was_failing = state.failing.remove(kind).is_some_and(|failure| failure.is_now());
         if was_failing {
             tracing::info!(kind, "the API server answers again");
         }
@@ -455,8 +473,39 @@ fn recovered(state: &watch::Sender<State>, kind: &str) {
 fn failed(state: &watch::Sender<State>, kind: &str, error: &(impl std::error::Error + 'static)) {
     state.send_modify(|state| {
         state.failures += 1;
-        if state.failing.insert(kind.to_owned(), describe(error)).is_none() {
+        let failure = Failure { why: describe(error), at: Instant::now() };
+        let before = state.failing.insert(kind.to_owned(), failure);
+        if !before.is_some_and(|before| before.is_now()) {
             tracing::warn!(kind, error = describe(error), "cannot watch; what is known holds");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tokio::sync::watch;
+    use tokio::time::advance;
+
+    use super::{FAILURE_HOLDS, Health, State, failed, recovered};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_fails_until_it_tells_something_or_fails_no_more() {
+        let (state, receiver) = watch::channel(State::default());
+        let health = Health(receiver);
+        let fail = |kind| failed(&state, kind, &io::Error::other("no answer"));
+        fail("pods");
+        fail("namespaces");
+        assert_eq!(health.failing().into_keys().collect::<Vec<_>>(), ["namespaces", "pods"]);
+        recovered(&state, "pods");
+        assert_eq!(health.failing().into_keys().collect::<Vec<_>>(), ["namespaces"]);
+        advance(FAILURE_HOLDS / 2).await;
+        fail("pods");
+        advance(FAILURE_HOLDS / 2).await;
+        assert_eq!(health.failing()["pods"], "no answer");
+        assert_eq!((health.failing().len(), health.failures()), (1, 3));
+        advance(FAILURE_HOLDS / 2).await;
+        assert_eq!(health.failing().len(), 0);
+    }
 }
