@@ -253,7 +253,7 @@ fn retries() -> Value {
 }
 
 /// A kind that takes anything, as redial has to expect.
-fn definition(group: &str, version: &str, kind: &str, plural: &str) -> Value {
+pub(crate) fn definition(group: &str, version: &str, kind: &str, plural: &str) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": format!("{plural}.{group}")},

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,9 @@ pub(crate) const TESTS: &[Test] =
 const ROUNDS: usize = 10;
 const PODS: usize = 100;
 /// The node that the pods are on. There is no kubelet of this name.
-const NODE: &str = "churn";
+pub(crate) const NODE: &str = "churn";
+/// Where its agent serves metrics.
+pub(crate) const METRICS: &str = "127.0.0.1:9464";
 /// What may be more at the end than after the first round: allocators keep what they had once.
 const MORE_MEMORY: u64 = 16 << 20;
 /// The processor time of so many rounds is compared, at the beginning and at the end. What grew with every pod that there has
@@ -32,7 +34,7 @@ const COMPARED: usize = 3;
 const NOISE: Duration = Duration::from_millis(200);
 
 /// The agent, in the control plane's place.
-struct Agent<'a> {
+pub(crate) struct Agent<'a> {
     child: Child,
     cluster: &'a OwnCluster,
 }
@@ -50,21 +52,8 @@ fn a_thousand_pods_leave_nothing_behind(cluster: &OwnCluster) -> Result<()> {
     let namespace = cluster.namespace("churn")?;
     let kubepods = Cgroup::at(&cluster.cgroup().join("kubepods"))?;
     let burstable = kubepods.child("burstable")?;
-    let mut command = cluster.run_here(binary()?);
-    command.args([
-        "run",
-        "--kubernetes",
-        "--node",
-        NODE,
-        "--access-log",
-        "none",
-        "--agent",
-        NODE,
-        "--kubeconfig",
-    ]);
     let log = NamedTempFile::new()?;
-    command.arg(cluster.kubeconfig()).arg("--log-format=json").stdin(Stdio::null()).stderr(log.reopen()?);
-    let agent = Agent { child: command.spawn().context("starting redial")?, cluster };
+    let agent = Agent::start(cluster, cluster.kubeconfig(), &log)?;
     let (mut holds, mut made) = (Vec::new(), HashMap::new());
     for round in 0..ROUNDS {
         let names: Vec<_> = (0..PODS).map(|number| format!("pod-{round}-{number}")).collect();
@@ -107,7 +96,7 @@ fn a_thousand_pods_leave_nothing_behind(cluster: &OwnCluster) -> Result<()> {
     Ok(())
 }
 
-fn create(namespace: &Namespace<'_>, names: &[String]) -> Result<()> {
+pub(crate) fn create(namespace: &Namespace<'_>, names: &[String]) -> Result<()> {
     let pod = |name: &String| {
         json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -126,7 +115,7 @@ fn create(namespace: &Namespace<'_>, names: &[String]) -> Result<()> {
 }
 
 /// Makes the cgroup of each pod, as a kubelet would, and notes when.
-fn cgroups(
+pub(crate) fn cgroups(
     namespace: &Namespace<'_>,
     parent: &Cgroup,
     made: &mut HashMap<String, Duration>,
@@ -163,9 +152,18 @@ fn enrolments(log: &str, made: &HashMap<String, Duration>) -> Result<Vec<Duratio
     Ok(durations)
 }
 
-impl Agent<'_> {
+impl<'a> Agent<'a> {
+    /// Has it log into the file.
+    pub(crate) fn start(cluster: &'a OwnCluster, kubeconfig: &Path, log: &NamedTempFile) -> Result<Self> {
+        let mut command = cluster.run_here(binary()?);
+        command.args(["run", "--kubernetes", "--access-log=none", "--log-format=json", "--agent", NODE]);
+        command.args(["--node", NODE, "--metrics", METRICS, "--kubeconfig"]).arg(kubeconfig);
+        command.stdin(Stdio::null()).stderr(log.reopen()?);
+        Ok(Self { child: command.spawn().context("starting redial")?, cluster })
+    }
+
     /// Waits until so many pods are enrolled.
-    fn has_enrolled(&self, pods: usize) -> Result<()> {
+    pub(crate) fn has_enrolled(&self, pods: usize) -> Result<()> {
         until(&format!("{pods} enrolled pods"), || {
             let status = self.status()?;
             let enrolled = status["workloads"].as_array().map_or(0, Vec::len);
@@ -173,7 +171,7 @@ impl Agent<'_> {
         })
     }
 
-    fn status(&self) -> Result<Value> {
+    pub(crate) fn status(&self) -> Result<Value> {
         let output = self.cluster.run_here(binary()?).args(["status", "--output", "json"]).output()?;
         let agents: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
         Ok(agents[0].clone())

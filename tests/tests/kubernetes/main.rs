@@ -18,6 +18,7 @@ mod definitions;
 mod deploy;
 mod dialects;
 mod enrolment;
+mod garbage;
 mod given;
 mod helm;
 mod restart;
@@ -50,6 +51,7 @@ const TESTS: &[&[Test]] = &[
     enrolment::TESTS,
     agent::TESTS,
     churn::TESTS,
+    garbage::TESTS,
     services::TESTS,
     dialects::TESTS,
     deploy::TESTS,
