@@ -212,9 +212,14 @@ impl Measured {
 }
 
 impl Work {
-    /// Whether it is about memory: what was used before and is free again would hide what is used now.
+    /// Whether it is measured in the first round only. Of memory, what was used before and is free again would hide what is used
+    /// now; and ten thousand connections leave behind what the next ten thousand meet.
     pub fn is_once(self) -> bool {
-        matches!(self, Self::Idle { .. } | Self::Rest)
+        match self {
+            Self::Idle { .. } | Self::Rest => true,
+            Self::Requests(Asking { connections, .. }) => connections >= 10_000,
+            _ => false,
+        }
     }
 
     /// Whether there is something to retry.

@@ -90,7 +90,7 @@ fn requests(cluster: &str, codec: &str) -> Value {
     let retry = json!({
         "retry_on": "5xx,reset,connect-failure,refused-stream",
         "num_retries": 3,
-        "per_try_timeout": "2s",
+        "per_try_timeout": "10s",
         "retry_back_off": { "base_interval": "0.001s", "max_interval": "0.010s" },
     });
     json!({ "filters": [{
@@ -105,7 +105,7 @@ fn requests(cluster: &str, codec: &str) -> Value {
                 "domains": ["*"],
                 "routes": [{
                     "match": { "prefix": "/" },
-                    "route": { "cluster": cluster, "timeout": "15s", "retry_policy": retry },
+                    "route": { "cluster": cluster, "timeout": "30s", "retry_policy": retry },
                 }],
             }] },
             "http_filters": [{

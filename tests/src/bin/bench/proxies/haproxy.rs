@@ -22,7 +22,7 @@ pub fn tcp(front: Ipv4Addr, threads: usize, option: &str) -> String {
 pub fn http(front: Ipv4Addr, threads: usize) -> String {
     format!(
         "global\n  nbthread {threads}\n  tune.bufsize 32768\n\
-         defaults\n  mode http\n  timeout connect 2s\n  timeout client 1m\n  timeout server 2s\n  \
+         defaults\n  mode http\n  timeout connect 2s\n  timeout client 1m\n  timeout server 10s\n  \
          timeout http-keep-alive 1m\n  retries 3\n  retry-on all-retryable-errors\n\
          listen h1\n  bind {front}:{PORT} backlog 16384\n  server upstream {SERVER_V4}:{PORT}\n\
          listen h2\n  bind {front}:{PORT_H2} proto h2\n  server upstream {SERVER_V4}:{PORT_H2} proto h2\n"

@@ -33,7 +33,7 @@ pub fn http(front: Ipv4Addr, threads: usize) -> String {
     let next = |what: &str| {
         format!(
             "{what}_next_upstream error timeout http_500 http_502 http_503 http_504 non_idempotent;\n      \
-             {what}_next_upstream_tries 4;\n      {what}_read_timeout 2s;"
+             {what}_next_upstream_tries 4;\n      {what}_read_timeout 10s;"
         )
     };
     format!(
