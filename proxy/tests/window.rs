@@ -18,18 +18,18 @@ mod window;
 const LENGTH: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_secs(1);
 
+/// Another thread, which counts an event in each of these steps.
+fn adds<const N: usize>(window: &Arc<Window>, steps: [u32; N]) -> thread::JoinHandle<()> {
+    let window = Arc::clone(window);
+    thread::spawn(move || steps.iter().for_each(|step| window.add(*step * STEP)))
+}
+
 /// Whatever one thread sees of the other's steps, no event is lost, and none is counted twice.
 #[test]
 fn events_of_two_threads_are_counted_once_each() {
     loom::model(|| {
         let window = Arc::new(Window::new(LENGTH));
-        let other = {
-            let window = Arc::clone(&window);
-            thread::spawn(move || {
-                window.add(STEP);
-                window.add(2 * STEP);
-            })
-        };
+        let other = adds(&window, [1, 2]);
         window.add(STEP);
         let seen = window.at_least(2 * STEP);
         assert!((1..=3).contains(&seen), "{seen}");
@@ -45,10 +45,7 @@ fn a_slot_is_begun_anew_once() {
         let window = Arc::new(Window::new(LENGTH));
         // The slot of step 0 is that of step 11.
         window.add(Duration::ZERO);
-        let other = {
-            let window = Arc::clone(&window);
-            thread::spawn(move || window.add(11 * STEP))
-        };
+        let other = adds(&window, [11]);
         window.add(11 * STEP);
         other.join().unwrap();
         assert_eq!(window.at_least(11 * STEP), 2);
@@ -60,10 +57,7 @@ fn a_slot_is_begun_anew_once() {
 fn who_is_late_is_counted_once() {
     loom::model(|| {
         let window = Arc::new(Window::new(LENGTH));
-        let late = {
-            let window = Arc::clone(&window);
-            thread::spawn(move || window.add(Duration::ZERO))
-        };
+        let late = adds(&window, [0]);
         window.add(11 * STEP);
         late.join().unwrap();
         let (all, within) = (window.at_least(11 * STEP), window.at_most(11 * STEP));

@@ -145,7 +145,7 @@ impl Node {
         self.epoch
     }
 
-    /// Those of a namespace of its own.
+    /// Fresh bounds: those of one network namespace.
     pub fn bounds(&self) -> Bounds {
         Bounds {
             share: Share::default(),
@@ -207,8 +207,7 @@ impl Node {
         }
     }
 
-    /// The engine of a namespace: the one that there is, or a new one.
-    /// The namespace's engine. One that has to be opened has these bounds.
+    /// The engine of a namespace: the one that there is, or a new one with these bounds.
     pub fn engine_for(
         self: &Rc<Self>,
         namespace: NetworkNamespace,

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use redial_tests::cluster::{Namespace, OwnCluster, POD, REDIAL, pod, until};
 use serde_json::{Value, json};
 
-use crate::shipped::{client, policy};
+use crate::shipped::{attempts, client, policy};
 use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -233,14 +233,6 @@ fn enrolled(name: &str) -> Value {
     let mut pod = pod(name, "node1", &["pause"]);
     pod["metadata"]["labels"]["redial.dev/enroll"] = "true".into();
     pod
-}
-
-/// How often the server was asked for one request of a pod.
-fn attempts(servers: &Namespace<'_>, of: &Namespace<'_>, name: &str, address: &str) -> Result<usize> {
-    let before = servers.logs("server")?.lines().count();
-    let asked = of.ask(name, &[address])?;
-    ensure!(asked[0]["status"] == 503, "{asked:?}");
-    Ok(servers.logs("server")?.lines().count() - before)
 }
 
 fn said(namespace: &Namespace<'_>) -> Result<String> {

@@ -7,7 +7,7 @@ use redial_tests::cluster::{Cluster, Namespace, OwnCluster, Pod, until};
 use redial_tests::netns::loopback_listeners;
 use serde_json::{Value, json};
 
-use crate::shipped::{Shipped, client, deploy, manifest, policy};
+use crate::shipped::{Shipped, attempts, client, deploy, manifest, policy};
 use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -23,12 +23,7 @@ fn the_manifest_installs_retries_and_leaves(cluster: &Cluster) -> Result<()> {
         namespace.pod("server", namespace.cluster().far(), &["serve", "80", "unavailable=1000000"])?;
     let address = format!("{}:80", server.address);
     client(&namespace, "client")?;
-    let attempts = || {
-        let before = namespace.logs("server")?.lines().count();
-        let asked = namespace.ask("client", &[&address])?;
-        ensure!(asked[0]["status"] == 503, "{asked:?}");
-        Ok(namespace.logs("server")?.lines().count() - before)
-    };
+    let attempts = || attempts(&namespace, &namespace, "client", &address);
     assert_eq!(attempts()?, 1);
 
     let shipped = Shipped::install(cluster)?;

@@ -5,7 +5,7 @@ use redial_tests::cluster::{Cluster, Namespace, until};
 use serde_json::{Value, json};
 
 use crate::definitions::Definitions;
-use crate::shipped::{Shipped, client, deploy, manifest, policy};
+use crate::shipped::{Shipped, attempts, client, deploy, manifest, policy};
 use crate::{Run, Test};
 
 pub(crate) const TESTS: &[Test] =
@@ -25,7 +25,10 @@ fn the_chart_comes_changes_and_goes(cluster: &Cluster) -> Result<()> {
         Shipped::install_by(cluster, || helm(cluster, "install", &["--create-namespace"], &json!({})))?;
     namespace.apply(&policy("retries", &json!({"http": {"numRetries": 4}})).to_string())?;
     becomes(&namespace, &shipped, "client", &address, 5)?;
-    ensure!(attempts(&namespace, "plain", &address)? == 1, "a pod is enrolled that nobody enrolled");
+    ensure!(
+        attempts(&namespace, &namespace, "plain", &address)? == 1,
+        "a pod is enrolled that nobody enrolled"
+    );
 
     let monitors = Definitions::install(cluster, MONITORS)?;
     let file = policy("of-a-file", &json!({"to": [{"ports": [80]}], "http": {"numRetries": 2}}));
@@ -61,14 +64,6 @@ fn the_chart_comes_changes_and_goes(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// How often the server sees a request of a pod.
-fn attempts(namespace: &Namespace<'_>, pod: &str, address: &str) -> Result<usize> {
-    let before = namespace.logs("server")?.lines().count();
-    let asked = namespace.ask(pod, &[address])?;
-    ensure!(asked[0]["status"] == 503, "{asked:?}");
-    Ok(namespace.logs("server")?.lines().count() - before)
-}
-
 fn becomes(
     namespace: &Namespace<'_>,
     shipped: &Shipped<'_>,
@@ -76,7 +71,7 @@ fn becomes(
     address: &str,
     expected: usize,
 ) -> Result<()> {
-    until(&format!("{expected} attempts of {pod}"), || match attempts(namespace, pod, address)? {
+    until(&format!("{expected} attempts of {pod}"), || match attempts(namespace, namespace, pod, address)? {
         made if made == expected => Ok(Some(())),
         made => bail!("{made}\n{}", shipped.said().unwrap_or_default()),
     })

@@ -166,6 +166,19 @@ pub(crate) fn enrolled_on(node: &str, name: &str, arguments: &[&str]) -> Value {
     pod
 }
 
+/// How often the server was asked for one request of a pod.
+pub(crate) fn attempts(
+    servers: &Namespace<'_>,
+    of: &Namespace<'_>,
+    name: &str,
+    address: &str,
+) -> Result<usize> {
+    let before = servers.logs("server")?.lines().count();
+    let asked = of.ask(name, &[address])?;
+    ensure!(asked[0]["status"] == 503, "{asked:?}");
+    Ok(servers.logs("server")?.lines().count() - before)
+}
+
 /// A `RetryPolicy`.
 pub(crate) fn policy(name: &str, spec: &Value) -> Value {
     json!({
